@@ -1,0 +1,39 @@
+// What the verbs share: the table of verbs, argument parsing, and messages.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace flowmap::apps {
+
+// A verb of the one binary; apps/registry.cpp lists them.
+struct Verb {
+  const char* name;
+  const char* summary;
+  // Runs the verb on the words after its name; returns the exit code. Throws
+  // flowmap::UsageError (exit 2) or any other exception (exit 1): main catches.
+  int (*run)(std::span<const std::string> arguments);
+};
+const std::vector<Verb>& verbs();
+
+// Parses with CLI11. `--help` prints and returns false; errors become UsageError with the
+// verb and the nearest flag. Flags take `--a=b` and `--a b`.
+bool parse_arguments(CLI::App& app, std::span<const std::string> arguments);
+
+// Version and build facts, several lines.
+std::string version_text();
+
+int run_train(std::span<const std::string> arguments);
+int run_generate(std::span<const std::string> arguments);
+int run_evaluate(std::span<const std::string> arguments);
+int run_inspect(std::span<const std::string> arguments);
+int run_fid(std::span<const std::string> arguments);
+int run_doctor(std::span<const std::string> arguments);
+int run_sheet(std::span<const std::string> arguments);
+
+}  // namespace flowmap::apps

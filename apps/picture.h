@@ -1,0 +1,16 @@
+// One picture of many samples.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "flowmap/base/image.h"
+
+namespace flowmap::apps {
+
+// Images [B, C, H, W] in [-1, 1]: a grid of `columns`. Points [B, 2]: a scatter plot over
+// [-1.25, 1.25]^2.
+Image samples_picture(const at::Tensor& samples, int columns);
+// bytes uint8 [B, C, H, W] to pictures.
+std::vector<Image> to_images(const at::Tensor& bytes);
+
+}  // namespace flowmap::apps

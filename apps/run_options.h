@@ -1,0 +1,27 @@
+// Flags that verbs running a network share.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <string>
+
+#include "flowmap/train/snapshot.h"
+
+namespace flowmap::apps {
+
+// "cpu", "cuda", "cuda:1", or "" for CUDA where there is a device. Throws UsageError.
+at::Device parse_device(const std::string& text);
+bool cuda_available();
+
+// Loads a snapshot onto `device` in `precision`: float64 turns the weights into doubles;
+// bf16 keeps float32 weights for autocast. TF32 is switched off.
+Snapshot load_model(const std::filesystem::path& network, at::Device device,
+                    at::ScalarType precision);
+
+// Makes the folder that `path` goes into. Throws UsageError where a regular file stands
+// at `path` already and `overwrite` is not set.
+void prepare_output(const std::filesystem::path& path, bool overwrite,
+                    const std::string& flag);
+
+}  // namespace flowmap::apps

@@ -1,0 +1,74 @@
+// flowmap train --dry-run.
+#include <ATen/ATen.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+
+#include "apps/train_setup.h"
+#include "flowmap/base/text.h"
+
+namespace flowmap::apps {
+namespace {
+
+// Counts live bytes of CPU tensors while it is installed.
+class LiveBytes : public c10::MemoryReportingInfoBase {
+ public:
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
+    live_ += size;
+    peak_ = std::max(peak_, live_);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+  int64_t peak() const { return peak_; }
+
+ private:
+  int64_t live_ = 0, peak_ = 0;
+};
+
+// Bytes that one more image costs in a micro-batch: loss and backward pass of two sizes,
+// run for real, the difference of their peaks.
+double bytes_an_image(const TrainSetup& setup) {
+  const DatasetInfo data = setup.dataset->info();
+  const auto peak = [&](int64_t rows) {
+    Batch batch;
+    batch.index = at::arange(rows) % data.count;
+    batch.x = samples_to_float(setup.dataset->samples(batch.index));
+    batch.labels = setup.dataset->labels(batch.index);
+    const Draw draw(0, 0, rows);
+    const StepContext context{{}, draw, rows, 0, {}};
+    const auto counter = std::make_shared<LiveBytes>();
+    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, counter);
+    const Turn turn = setup.task->turns({}).front();
+    setup.task->loss(turn, batch, context).loss.backward();
+    return static_cast<double>(counter->peak());
+  };
+  for (const Player& player : setup.task->players())
+    for (const at::Tensor& p : player.model->parameters())
+      p.set_requires_grad(player.trained);
+  // The first pass makes the gradients, so that neither measured one does.
+  peak(8);
+  return (peak(16) - peak(8)) / 8;
+}
+
+}  // namespace
+
+std::string dry_run_report(TrainSetup& setup, const Config& config) {
+  double fixed = 0;
+  int64_t largest = 0;
+  for (const Player& player : setup.task->players()) {
+    const int64_t count = parameter_count(*player.model);
+    largest = std::max(largest, count);
+    // Trained: weights, gradients, two moments, and the averages.
+    const double copies =
+        player.trained ? 4.0 + static_cast<double>(setup.options.ema.size()) : 1.0;
+    fixed += 4 * copies * static_cast<double>(count);
+  }
+  const double image = bytes_an_image(setup);
+  const double total = fixed + image * static_cast<double>(setup.options.batch_gpu);
+  constexpr double kMiB = 1024.0 * 1024.0;
+  return resolved_options(config) + setup_summary(setup) +
+         format("\nmemory:  about %.0f MiB: %.0f MiB of weights, gradients, moments and "
+                "averages + %lld x %.2f MiB of activations (float32, measured); lower "
+                "trainer.batch_gpu to need less",
+                total / kMiB, fixed / kMiB,
+                static_cast<long long>(setup.options.batch_gpu), image / kMiB);
+}
+
+}  // namespace flowmap::apps

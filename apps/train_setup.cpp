@@ -1,0 +1,146 @@
+#include "apps/train_setup.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "apps/picture.h"
+#include "distill/method.h"
+#include "flowmap/base/error.h"
+#include "flowmap/base/file.h"
+#include "flowmap/base/log.h"
+#include "flowmap/base/text.h"
+#include "flowmap/train/run_folder.h"
+#include "samplers/sampler.h"
+
+namespace flowmap::apps {
+
+Config edm_defaults() {
+  return Config::from_text(R"({
+    "data": {"type": "auto"},
+    "network": {"type": "ddpmpp", "model_channels": 128, "channel_mult": [2, 2, 2],
+                "dropout": 0.13},
+    "preconditioning": {"type": "edm"},
+    "method": {"type": "edm"},
+    "trainer": {"duration": 200, "batch": 512, "lr": 10e-4, "lr_rampup": 10000000,
+                "ema": [{"type": "halflife", "images": 500000}], "tick": 50,
+                "snap": 50, "dump": 500, "seed": 0}
+  })",
+                           "built-in defaults");
+}
+
+TrainSetup prepare_training(const Config& config) {
+  TrainSetup setup;
+  setup.options = read_train_options(config);
+  if (setup.options.threads > 0) at::set_num_threads(setup.options.threads);
+  setup.dataset = make_dataset(config.child("data"));
+  const DatasetInfo data = setup.dataset->info();
+  setup.labels = data.label_dim > 0;
+  setup.task = distill::make_method({config, data, setup.options.seed});
+  setup.method = config.child("method").string("type");
+  setup.network = config.child("network").string("type");
+  config.check_all_read();
+  return setup;
+}
+
+std::string resolved_options(const Config& config) { return config.resolved_json() + "\n"; }
+
+std::string run_description(const TrainSetup& setup, const std::string& desc) {
+  const DatasetInfo data = setup.dataset->info();
+  std::string text = data.name + (setup.labels ? "-cond-" : "-uncond-") + setup.network +
+                     "-" + setup.method + "-batch" +
+                     std::to_string(setup.options.batch) + "-" +
+                     (setup.options.precision == at::kFloat ? "fp32" : "bf16");
+  return desc.empty() ? text : text + "-" + desc;
+}
+
+std::string setup_summary(const TrainSetup& setup) {
+  const DatasetInfo data = setup.dataset->info();
+  std::string text = format("data:    %s, %lld samples, labels %s\n", data.name.c_str(),
+                            static_cast<long long>(data.count),
+                            setup.labels ? "used" : "not used");
+  for (const Player& player : setup.task->players())
+    text += format("network: %s %s, %lld parameters, %.3f GFLOP an image%s\n",
+                   player.name.c_str(), setup.network.c_str(),
+                   static_cast<long long>(parameter_count(*player.model)),
+                   2e-9 * player.model->multiply_adds(),
+                   player.trained ? "" : " (frozen)");
+  text += format("method:  %s, batch %lld in micro-batches of %lld, %.3f Mimg, %d threads",
+                 setup.method.c_str(), static_cast<long long>(setup.options.batch),
+                 static_cast<long long>(setup.options.batch_gpu),
+                 static_cast<double>(setup.options.duration) * 1e-6,
+                 at::get_num_threads());
+  return text;
+}
+
+void check_same_run(const std::filesystem::path& options_file,
+                    const std::string& resolved) {
+  const auto before = nlohmann::json::parse(read_file(options_file), nullptr, false);
+  const auto now = nlohmann::json::parse(resolved);
+  if (!before.is_object())
+    throw DataError(options_file.string(), {}, "a configuration", "something else");
+  const std::vector<std::string> structural = {
+      "/network", "/preconditioning", "/data", "/method/type", "/trainer/batch",
+      "/trainer/seed", "/trainer/optimizer/type", "/trainer/ema"};
+  for (const auto& change : nlohmann::json::diff(before, now)) {
+    const std::string path = change["path"];
+    const bool refuse =
+        std::any_of(structural.begin(), structural.end(), [&](const std::string& p) {
+          return path == p || path.starts_with(p + "/") || p.starts_with(path + "/");
+        });
+    const nlohmann::json::json_pointer pointer(path);
+    const auto value = [&](const nlohmann::json& tree) {
+      return tree.contains(pointer) ? tree.at(pointer).dump() : std::string("not set");
+    };
+    const std::string what = path.substr(1) + " was " + value(before) + ", now " +
+                             value(now);
+    FM_CHECK_USAGE(!refuse, "cannot continue ", options_file.parent_path().string(), ": ",
+                   what, "; start a new run with --outdir (and --transfer for weights)");
+    log_line("changed since the run began: " + what);
+  }
+}
+
+void write_reals(const TrainSetup& setup, const std::filesystem::path& png) {
+  const DatasetInfo data = setup.dataset->info();
+  const int64_t count = std::min<int64_t>(data.images ? 64 : 16384, data.count);
+  const at::Tensor samples = setup.dataset->samples(at::arange(count));
+  write_png(png, samples_picture(samples_to_float(samples), 8));
+}
+
+TrainerHooks training_hooks(const TrainSetup& setup) {
+  const auto info = nlohmann::json::parse(setup.task->snapshot_info());
+  const std::string name = info.value("default_sampler", "");
+  if (name.empty()) return {};  // not a generator
+  const int64_t steps = info.value("default_steps", int64_t{1});
+  const DatasetInfo data = setup.dataset->info();
+  const auto sampler = samplers::make_sampler(name, Config());
+  TrainerHooks hooks;
+  hooks.on_snapshot = [=](const SnapshotEvent& event) {
+    const at::NoGradGuard no_grad;
+    const int64_t count = data.images ? 64 : 16384;
+    std::vector<std::uint64_t> seeds;
+    for (int64_t i = 0; i < count; ++i) seeds.push_back(static_cast<std::uint64_t>(i));
+    const Draw draw = Draw::per_seed(seeds);
+    const at::Device device = event.model->parameters().front().device();
+    Condition condition;
+    if (data.label_dim > 0)
+      // A class a column: row k of the grid shows classes 0, 1, 2, ...
+      condition.class_labels =
+          at::eye(data.label_dim).index_select(0, at::arange(count) % data.label_dim)
+              .to(device);
+    samplers::SampleOptions options;
+    options.steps = steps;
+    const samplers::Schedule schedule =
+        samplers::make_schedule(event.model->info(), options);
+    const at::Tensor latents = draw.normal("latents", data.sample_shape).to(device);
+    const at::Tensor samples =
+        sampler->sample(*event.model, latents, condition, schedule, draw);
+    write_png(event.run / (kimg_text(event.images_seen) + ".png"),
+              samples_picture(samples.to(at::kFloat).cpu(), 8));
+  };
+  return hooks;
+}
+
+}  // namespace flowmap::apps

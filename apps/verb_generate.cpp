@@ -1,0 +1,214 @@
+#include <ATen/ATen.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "apps/cli.h"
+#include "apps/run_options.h"
+#include "apps/sample_files.h"
+#include "flowmap/base/error.h"
+#include "flowmap/base/log.h"
+#include "flowmap/base/npy.h"
+#include "flowmap/base/text.h"
+#include "flowmap/precision.h"
+#include "flowmap/tensor_io.h"
+#include "samplers/engine.h"
+
+namespace flowmap::apps {
+namespace {
+
+struct GenerateOptions {
+  std::string network, seeds = "0-63", classes, latents;
+  SampleFiles files;
+  int64_t batch = 64, steps = 0;
+  std::string solver, t_steps, sigma_steps, device, dtype = "float32";
+  double sigma_min = 0, sigma_max = 0, rho = 7;
+};
+
+void declare_generate(CLI::App& app, GenerateOptions& o) {
+  app.add_option("--network", o.network, "snapshot to sample from")->required();
+  app.add_option("--seeds", o.seeds, "seeds, one an image: 1,2,5-10")
+      ->capture_default_str();
+  app.add_option("--outdir", o.files.outdir, "folder for SEED.png");
+  app.add_flag("--subdirs", o.files.subdirs, "a subfolder for every 1000 seeds");
+  app.add_option("--class", o.classes,
+                 "class of all images, or a comma list, one an image (default: drawn "
+                 "from the seed)");
+  app.add_option("--batch", o.batch, "images at once")->capture_default_str();
+  app.add_option("--steps", o.steps, "steps of the solver (default: the snapshot's)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  app.add_option("--solver", o.solver,
+                 "euler, heun or flow_map (default: the snapshot's)");
+  app.add_option("--t_steps,--t-steps", o.t_steps,
+                 "times to step through, from 0 (noise) to 1 (data): 0,0.5,1");
+  app.add_option("--sigma_steps,--sigma-steps", o.sigma_steps,
+                 "the same as noise levels, falling to 0: 80,2.5,0");
+  app.add_option("--sigma_min,--sigma-min", o.sigma_min,
+                 "lowest noise level (denoisers; default: the model's)");
+  app.add_option("--sigma_max,--sigma-max", o.sigma_max,
+                 "highest noise level (denoisers; default: the model's)");
+  app.add_option("--rho", o.rho, "exponent of the noise levels (denoisers)")
+      ->capture_default_str();
+  app.add_option("--grid", o.files.grid, "all images in one PNG, rows of --grid-cols");
+  app.add_option("--grid-cols,--grid_cols", o.files.grid_columns, "columns of --grid")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--npz", o.files.npz,
+                 "npz: arr_0 bytes [N,H,W,C], arr_1 classes; points [N,d] for point sets");
+  app.add_option("--raw", o.files.raw,
+                 "safetensors: images, floats [N,C,H,W] before they become bytes; points");
+  app.add_option("--latents", o.latents,
+                 "npz or safetensors with 'latents' (unit normals [N,...]) instead of "
+                 "--seeds");
+  app.add_option("--device", o.device, "cpu, cuda, cuda:N (default: cuda where found)");
+  app.add_option("--dtype", o.dtype, "float32, bf16 or float64")->capture_default_str();
+  app.add_flag("--overwrite", o.files.overwrite, "replace files that are there");
+}
+
+at::Tensor read_latents(const std::string& path) {
+  if (ends_with_ignoring_case(path, ".npz")) {
+    const auto arrays = read_npz(path);
+    const auto found = arrays.find("latents");
+    if (found == arrays.end()) throw DataError(path, {}, "an array 'latents'", "none");
+    return to_tensor(found->second);
+  }
+  return read_tensor(SafetensorsReader(path), "latents");
+}
+
+// int64 [n], or undefined where no class was asked for.
+at::Tensor parse_classes(const std::string& text, int64_t n) {
+  if (text.empty()) return {};
+  std::vector<std::int64_t> classes = parse_int_list(text, "--class");
+  if (classes.size() == 1)
+    classes.assign(static_cast<std::size_t>(n), classes.front());
+  FM_CHECK_USAGE(static_cast<int64_t>(classes.size()) == n, "--class: ", classes.size(),
+                 " classes for ", n, " images; give one for all or one an image");
+  return at::tensor(classes, at::kLong);
+}
+
+// Rows whose picture is there already need no work where pictures are all that is wanted.
+std::vector<int64_t> rows_to_make(const SampleFiles& files,
+                                  const std::vector<std::int64_t>& numbers) {
+  std::vector<int64_t> rows;
+  const bool skip = !files.collects() && !files.overwrite && !files.outdir.empty();
+  for (std::size_t i = 0; i < numbers.size(); ++i)
+    if (!skip || !std::filesystem::exists(files.image_path(numbers[i])))
+      rows.push_back(static_cast<int64_t>(i));
+  return rows;
+}
+
+}  // namespace
+
+int run_generate(std::span<const std::string> arguments) {
+  CLI::App app("Images (or points) from seeds and a snapshot.", "flowmap generate");
+  GenerateOptions o;
+  declare_generate(app, o);
+  app.footer("\nExample: flowmap generate --network student.safetensors --seeds 0-63 "
+             "--steps 1 --outdir out --grid out/grid.png");
+  if (!parse_arguments(app, arguments)) return 0;
+  if (o.files.outdir.empty() && !o.files.collects())
+    throw UsageError("nothing to write; give --outdir, --grid, --npz or --raw");
+  if (!o.latents.empty() && app.count("--seeds"))
+    throw UsageError("--latents and --seeds exclude each other");
+  FM_CHECK_USAGE(o.batch >= 1, "--batch: at least 1, not ", o.batch);
+  const at::ScalarType precision = parse_precision(o.dtype, "--dtype");
+  const at::Device device = parse_device(o.device);
+
+  samplers::GenerateRequest request;
+  std::vector<std::int64_t> numbers;
+  if (o.latents.empty()) {
+    numbers = parse_int_list(o.seeds, "--seeds");
+  } else {
+    request.latents = read_latents(o.latents);
+    FM_CHECK(request.latents.dim() >= 2 && request.latents.size(0) > 0, o.latents,
+             ": expected latents [N, ...], got shape ", request.latents.sizes());
+    for (int64_t i = 0; i < request.latents.size(0); ++i) numbers.push_back(i);
+  }
+  request.classes = parse_classes(o.classes, static_cast<int64_t>(numbers.size()));
+
+  const Snapshot snapshot = load_model(o.network, device, precision);
+  const ModelInfo info = snapshot.model->info();
+  samplers::SampleOptions sample;
+  sample.sigma_min = o.sigma_min;
+  sample.sigma_max = o.sigma_max;
+  sample.rho = o.rho;
+  if (!o.t_steps.empty()) sample.t_steps = parse_double_list(o.t_steps, "--t_steps");
+  if (!o.sigma_steps.empty())
+    sample.sigma_steps = parse_double_list(o.sigma_steps, "--sigma_steps");
+  sample.steps = o.steps;
+  if (sample.steps == 0 && sample.t_steps.empty() && sample.sigma_steps.empty())
+    sample.steps = snapshot.default_steps;
+  const std::string solver =
+      o.solver.empty() ? samplers::default_sampler(info, snapshot.default_sampler)
+                       : o.solver;
+  const auto sampler = samplers::make_sampler(solver, Config());
+  const samplers::Schedule schedule = samplers::make_schedule(info, sample);
+  const int64_t evaluations = sampler->evaluations(info, schedule);
+  const auto steps = static_cast<int64_t>(schedule.times.size()) - 1;
+
+  const std::vector<int64_t> rows = rows_to_make(o.files, numbers);
+  const auto skipped = static_cast<int64_t>(numbers.size() - rows.size());
+  if (skipped > 0) {
+    const at::Tensor index = at::tensor(rows, at::kLong);
+    if (request.latents.defined()) request.latents = request.latents.index_select(0, index);
+    if (request.classes.defined()) request.classes = request.classes.index_select(0, index);
+  }
+  std::vector<std::int64_t> made;
+  for (const int64_t row : rows) made.push_back(numbers[static_cast<std::size_t>(row)]);
+  request.seeds.assign(made.begin(), made.end());
+  request.batch = o.batch;
+  request.device = device;
+  request.precision = precision;
+  const auto total = static_cast<int64_t>(made.size());
+
+  SampleWriter writer(o.files, info.sample_shape, made,
+                      {{"network", std::filesystem::path(o.network).filename().string()},
+                       {"steps", std::to_string(steps)},
+                       {"solver", solver}});
+  install_interrupt_handler();
+  LiveLine live;
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  const auto seconds = [&] {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  int64_t done = 0;
+  const bool complete = samplers::generate_batches(
+      *snapshot.model, *sampler, schedule, request,
+      [&](const samplers::GeneratedBatch& batch) {
+        writer.add(batch);
+        done = batch.first + batch.samples.size(0);
+        const double rate = static_cast<double>(done) / std::max(seconds(), 1e-9);
+        live.update(format("%lld/%lld  %.1f images/s  ETA %s",
+                           static_cast<long long>(done), static_cast<long long>(total),
+                           rate,
+                           format_duration(static_cast<double>(total - done) / rate)
+                               .c_str()));
+        return !interrupted() || done == total;
+      });
+  live.clear();
+  if (!complete)
+    throw Error(format("interrupted after %lld of %lld samples; the same command "
+                       "continues with the pictures that are missing",
+                       static_cast<long long>(done), static_cast<long long>(total)));
+  const double took = seconds();
+  if (total > 0) writer.finish();
+  if (const int64_t kept = skipped + writer.kept(); kept > 0)
+    log_line(format("kept %lld pictures that were there (--overwrite replaces them)",
+                    static_cast<long long>(kept)));
+  log_line(format("%lld %s in %.2f s, %.1f images/s; %lld network evaluation%s an image, "
+                  "%lld in all (%s, %lld step%s, %s, %s)",
+                  static_cast<long long>(total),
+                  info.sample_shape.size() == 3 ? "images" : "points", took,
+                  static_cast<double>(total) / std::max(took, 1e-9),
+                  static_cast<long long>(evaluations), evaluations == 1 ? "" : "s",
+                  static_cast<long long>(evaluations * total), solver.c_str(),
+                  static_cast<long long>(steps), steps == 1 ? "" : "s",
+                  schedule.source.c_str(), device.str().c_str()));
+  return 0;
+}
+
+}  // namespace flowmap::apps

@@ -1,0 +1,54 @@
+#include "distill/flow_map_losses.h"
+
+#include <ATen/ATen.h>
+
+#include "flowmap/interpolant.h"
+
+namespace flowmap::distill {
+namespace {
+at::Tensor squared_sum(const at::Tensor& residual) {
+  return residual.flatten(1).square().sum(1);
+}
+}  // namespace
+
+at::Tensor diagonal_loss(Model& student, const at::Tensor& x, const at::Tensor& t,
+                         const at::Tensor& target, const Condition& condition,
+                         Context& context) {
+  return squared_sum(student.velocity(x, t, condition, context).value - target);
+}
+
+at::Tensor lagrangian_loss(Model& student, Model& teacher, const at::Tensor& x,
+                           const at::Tensor& s, const at::Tensor& t,
+                           const Condition& condition, Context& context,
+                           StopGradient stop) {
+  const Dual v =
+      student.average_velocity(x, s, Dual(t, at::ones_like(t)), condition, context);
+  const at::Tensor h = column_like(t - s, x);
+  const at::Tensor landing = x + h * v.value;
+  at::Tensor slope = v.tangent;
+  if (stop == StopGradient::detached) slope = slope.detach();
+  const at::Tensor derivative = v.value + h * slope;
+  at::Tensor velocity;
+  if (stop == StopGradient::none) {
+    velocity = teacher.velocity(landing, t, condition, context).value;
+  } else {
+    const at::NoGradGuard no_grad;
+    velocity = teacher.velocity(landing.detach(), t, condition, context).value;
+  }
+  return squared_sum(derivative - velocity);
+}
+
+at::Tensor LossWeighting::apply(Model& student, const at::Tensor& raw,
+                                const at::Tensor& s, const at::Tensor& t) const {
+  switch (rule) {
+    case LossWeight::none: return raw;
+    case LossWeight::learned: {
+      const at::Tensor w = student.log_weight(s, t);
+      return (-w).exp() * raw + w;
+    }
+    case LossWeight::adaptive: return raw / (raw.detach() + c).pow(p);
+  }
+  return raw;
+}
+
+}  // namespace flowmap::distill

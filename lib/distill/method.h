@@ -1,0 +1,38 @@
+// A training method: builds its players from a configuration and gives losses. A new
+// method is one .cpp beside this header and one line in registry.cpp.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "flowmap/base/config.h"
+#include "flowmap/train/task.h"
+
+namespace flowmap::distill {
+
+struct BuildContext {
+  // The whole configuration: "method" holds the method's options, "network",
+  // "preconditioning" the student's, "method.teacher" a snapshot to learn from,
+  // "transfer" weights to start from.
+  const Config& config;
+  DatasetInfo data;
+  std::uint64_t seed = 0;
+};
+
+struct MethodEntry {
+  const char* name;     // "flow_matching", "edm", "lsd", "classifier"
+  const char* summary;
+  const char* paper;
+  std::shared_ptr<Task> (*make)(const BuildContext& context);
+};
+const std::vector<MethodEntry>& method_registry();
+
+// Builds the method that config "method.type" names. Throws UsageError.
+std::shared_ptr<Task> make_method(const BuildContext& context);
+
+// The player "model" of the configuration: network + preconditioning for the data's
+// shape, weights from the seed, then from "transfer" if given.
+Player make_student(const BuildContext& context);
+
+}  // namespace flowmap::distill

@@ -1,0 +1,49 @@
+// Data sets: samples and labels by index, kept in memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "flowmap/base/config.h"
+
+namespace flowmap {
+
+struct DatasetInfo {
+  std::string name;                   // short, for run folders: "fashion-mnist-28x28"
+  std::vector<int64_t> sample_shape;  // {C, H, W}, or {d} for points
+  int64_t label_dim = 0;              // width of labels(); 0: none used
+  int64_t count = 0;                  // samples; endless sets (synthetic): 2^40
+  bool images = true;                 // bytes of images, or float points
+};
+
+class Dataset {
+ public:
+  virtual ~Dataset() = default;
+  virtual DatasetInfo info() const = 0;
+  // index int64 [B] on the CPU. Images: uint8 [B, C, H, W]. Points: float32 [B, d].
+  virtual at::Tensor samples(const at::Tensor& index) const = 0;
+  // float32 [B, label_dim], one-hot or as stored; undefined where label_dim is 0.
+  virtual at::Tensor labels(const at::Tensor& index) const = 0;
+};
+
+struct DatasetEntry {
+  const char* name;
+  const char* summary;
+  std::shared_ptr<Dataset> (*make)(const Config& options);
+};
+const std::vector<DatasetEntry>& dataset_registry();
+
+// options: "type" (a name of the registry, or "auto": by what "path" is), "path",
+// "labels" (bool: use class labels), "max_images", "split" ("train" | "test") and those
+// of the type. Throws UsageError (options), DataError (content).
+std::shared_ptr<Dataset> make_dataset(const Config& options);
+
+// uint8 images to float32 in [-1, 1] (x / 127.5 - 1, EDM); points pass through.
+at::Tensor samples_to_float(const at::Tensor& samples);
+// float [-1, 1] to bytes by EDM's rule: (x * 127.5 + 128) clamped and truncated.
+at::Tensor images_to_bytes(const at::Tensor& images);
+
+}  // namespace flowmap

@@ -1,0 +1,23 @@
+#include "flowmap/interpolant.h"
+
+#include <ATen/ATen.h>
+
+#include <vector>
+
+namespace flowmap {
+
+at::Tensor column_like(const at::Tensor& values, const at::Tensor& x) {
+  std::vector<int64_t> shape(static_cast<std::size_t>(x.dim()), 1);
+  shape[0] = values.size(0);
+  return values.reshape(shape);
+}
+
+Interpolated interpolate(const at::Tensor& x1, const at::Tensor& noise,
+                         const at::Tensor& t, double base_std) {
+  const at::Tensor x0 = base_std == 1 ? noise : noise * base_std;
+  const at::Tensor direction = x1 - x0;
+  // x0 + t (x1 - x0): one pass, exact at t = 0.
+  return {x0 + column_like(t, x1) * direction, direction};
+}
+
+}  // namespace flowmap

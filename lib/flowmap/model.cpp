@@ -1,0 +1,103 @@
+#include "flowmap/model.h"
+
+#include <ATen/ATen.h>
+
+#include <string>
+
+#include "flowmap/base/error.h"
+#include "flowmap/ops.h"
+
+namespace flowmap {
+
+namespace {
+
+Dual one_minus(const Dual& a) { return ops::add_scalar(ops::neg(a), 1); }
+
+void copy_named(const torch::OrderedDict<std::string, at::Tensor>& from,
+                torch::OrderedDict<std::string, at::Tensor>& to) {
+  for (const auto& item : from)
+    FM_CHECK(to.contains(item.key()), "copy_weights: the target has no '", item.key(),
+             "'; the specifications differ");
+  for (auto& item : to) {
+    const at::Tensor* source = from.find(item.key());
+    FM_CHECK(source, "copy_weights: the source has no '", item.key(),
+             "'; the specifications differ");
+    FM_CHECK(source->sizes() == item.value().sizes(), "copy_weights: '", item.key(),
+             "' has shape ", source->sizes(), " and ", item.value().sizes());
+    item.value().copy_(*source);
+  }
+}
+
+}  // namespace
+
+std::string_view model_kind_name(ModelKind kind) {
+  switch (kind) {
+    case ModelKind::velocity: return "velocity";
+    case ModelKind::denoiser: return "denoiser";
+    case ModelKind::flow_map: return "flow_map";
+  }
+  throw Error("model_kind_name: unknown kind");
+}
+
+Dual sigma_from_t(const Dual& t, double base_std) {
+  return ops::scale(ops::div(one_minus(t), t), base_std);
+}
+
+Dual t_from_sigma(const Dual& sigma, double base_std) {
+  const Dual denominator = ops::add_scalar(ops::scale(sigma, 1 / base_std), 1);
+  return ops::div(Dual(at::ones_like(denominator.value)), denominator);
+}
+
+// With D the denoiser and x_t = t x_sigma: D = E[x1], b E[n] = (x_t - t D) / (1-t), so
+// v = D - b E[n] = (D - x_t) / (1-t).
+Dual Model::velocity(const Dual& x, const Dual& t, const Condition& c, Context& ctx) {
+  const ModelInfo about = info();
+  const int64_t dims = x.value.dim();
+  const Dual time = ops::clamp(t, about.t_min, about.t_max);
+  const Dual noisy = ops::div(x, ops::column(time, dims));
+  const Dual denoised = denoise(noisy, sigma_from_t(time, about.base_std), c, ctx);
+  return ops::div(denoised - x, ops::column(one_minus(time), dims));
+}
+
+Dual Model::denoise(const Dual& x, const Dual& sigma, const Condition& c, Context& ctx) {
+  const ModelInfo about = info();
+  const int64_t dims = x.value.dim();
+  const Dual time =
+      ops::clamp(t_from_sigma(sigma, about.base_std), about.t_min, about.t_max);
+  const Dual x_t = x * ops::column(time, dims);
+  return x_t + velocity(x_t, time, c, ctx) * ops::column(one_minus(time), dims);
+}
+
+Dual Model::average_velocity(const Dual&, const Dual&, const Dual&, const Condition&,
+                             Context&) {
+  throw UsageError(detail::concat(
+      "a model of kind '", model_kind_name(info().kind),
+      "' has one time and no average velocity v_{s,t}; train or load a flow map "
+      "(preconditioning.type=flow preconditioning.two_times=true), or sample this one "
+      "with a solver (euler, heun)"));
+}
+
+at::Tensor Model::log_weight(const at::Tensor& s, const at::Tensor&) {
+  return at::zeros_like(s);
+}
+
+Dual Model::map(const Dual& x, const Dual& s, const Dual& t, const Condition& c,
+                Context& ctx) {
+  return x + average_velocity(x, s, t, c, ctx) * ops::column(t - s, x.value.dim());
+}
+
+void copy_weights(const Model& from, Model& to) {
+  const at::NoGradGuard no_grad;
+  auto parameters = to.named_parameters();
+  copy_named(from.named_parameters(), parameters);
+  auto buffers = to.named_buffers();
+  copy_named(from.named_buffers(), buffers);
+}
+
+int64_t parameter_count(const torch::nn::Module& module) {
+  int64_t total = 0;
+  for (const at::Tensor& p : module.parameters()) total += p.numel();
+  return total;
+}
+
+}  // namespace flowmap

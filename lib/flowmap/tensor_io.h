@@ -1,0 +1,25 @@
+// Between torch tensors and the torch-free file layer.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "flowmap/base/dtype.h"
+#include "flowmap/base/safetensors.h"
+
+namespace flowmap {
+
+at::ScalarType scalar_type(DType dtype);
+DType file_dtype(at::ScalarType type);  // throws Error on types no file holds
+at::Tensor to_tensor(const HostTensor& host);              // copies
+HostTensor to_host(const at::Tensor& tensor);              // contiguous copy, on the CPU
+at::Tensor read_tensor(const SafetensorsReader& reader, std::string_view name);
+void save_tensors(const std::filesystem::path& path,
+                  const std::map<std::string, at::Tensor>& tensors,
+                  const std::map<std::string, std::string>& metadata = {});
+std::map<std::string, at::Tensor> load_tensors(const std::filesystem::path& path);
+
+}  // namespace flowmap

@@ -1,0 +1,40 @@
+// Snapshots: safetensors that carry architecture, method, EMA profile and images seen.
+// Sampling needs nothing else.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "flowmap/model.h"
+
+namespace flowmap {
+
+// Metadata keys (all text): "format" = "pt"; "flowmap" = format version "1";
+// "spec" = make_model's JSON, resolved; "method" = the method's snapshot_info JSON;
+// "ema" = profile, e.g. "halflife=500000,rampup=0.05" or "raw"; "images_seen";
+// "dataset" = name; "classes" where labelled; "scores" = JSON object name -> value.
+// No wall-clock time: equal runs give equal bytes.
+struct Snapshot {
+  std::shared_ptr<Model> model;  // evaluation mode, no gradients
+  std::string spec_json;
+  std::map<std::string, std::string> metadata;
+  // Out of metadata "method": default_sampler, default_steps ("" / 0 if not stated).
+  std::string default_sampler;
+  int64_t default_steps = 0;
+};
+
+// Tensors are named as in the model's state dict (EDM's names under "model."). Atomic.
+void save_snapshot(const std::filesystem::path& path, const Model& model,
+                   const std::string& spec_json,
+                   const std::map<std::string, std::string>& metadata);
+// Throws DataError / UsageError: not a snapshot; missing, unexpected or mis-shaped
+// tensors are listed. Refuses weights that are not finite, naming the tensor.
+Snapshot load_snapshot(const std::filesystem::path& path);
+// Loads tensors only, into a model that is there; names and shapes must agree unless
+// `partial`, which copies what fits and returns the number copied.
+int64_t load_weights(const std::filesystem::path& path, Model& model, bool partial);
+
+}  // namespace flowmap

@@ -1,0 +1,35 @@
+// Running figures between two status lines, in EDM's form {num, mean, std}.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace flowmap {
+
+class Stats {
+ public:
+  struct Moments {
+    int64_t num = 0;
+    double sum = 0, sum_of_squares = 0;
+    double mean() const;
+    double std() const;  // population
+  };
+
+  void add(const std::string& name, double value);
+  // Every element counts.
+  void add(const std::string& name, const at::Tensor& values);
+  const std::map<std::string, Moments>& moments() const { return moments_; }
+  double mean(const std::string& name) const;  // NaN if nothing was added
+  // One JSON object on one line; "timestamp" in seconds. Values that are not finite are
+  // written as null, since JSON has no word for them.
+  std::string json_line(double timestamp) const;
+  void clear() { moments_.clear(); }
+
+ private:
+  std::map<std::string, Moments> moments_;
+};
+
+}  // namespace flowmap

@@ -1,0 +1,47 @@
+// From seeds to samples, batch by batch.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "samplers/sampler.h"
+
+namespace flowmap::samplers {
+
+struct GenerateRequest {
+  // One sample a row. Latents are drawn from the seeds (Draw::per_seed, stream "latents")
+  // unless they are given.
+  std::vector<std::uint64_t> seeds;
+  at::Tensor latents;     // [N, sample...] unit normals, or undefined
+  // int64 [N] on the CPU, or undefined: conditional models then draw a class a seed
+  // (stream "class").
+  at::Tensor classes;
+  int64_t batch = 64;
+  at::Device device = at::kCPU;
+  // kFloat, kDouble (the model must be in it too) or kBFloat16 (autocast).
+  at::ScalarType precision = at::kFloat;
+};
+
+struct GeneratedBatch {
+  int64_t first = 0;      // position of the first row in the request
+  at::Tensor samples;     // [b, sample...] on the CPU, float32 (float64 if asked)
+  at::Tensor classes;     // int64 [b] on the CPU, or undefined
+};
+
+// Calls `deliver` for each batch in order. Latents and classes of a row depend on its
+// seed alone; its sample does not depend on how rows are packed, up to the rounding of
+// the library's algorithms for other shapes. Returns false when `deliver` asked to stop
+// by returning false. No gradients. Throws UsageError on classes a model does not have.
+bool generate_batches(Model& model, const Sampler& sampler, const Schedule& schedule,
+                      const GenerateRequest& request,
+                      const std::function<bool(const GeneratedBatch&)>& deliver);
+
+// The schedule and sampler that `model` asks for by itself: the snapshot's defaults where
+// stated, else flow_map, euler or heun by the model's kind.
+std::string default_sampler(const ModelInfo& info, const std::string& stated);
+
+}  // namespace flowmap::samplers

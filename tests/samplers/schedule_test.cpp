@@ -1,0 +1,117 @@
+// Knots: EDM's grid against the reference, uniform times, the user's lists, and what is
+// refused.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+
+#include "flowmap/base/error.h"
+#include "flowmap/tensor_io.h"
+#include "samplers/sampler.h"
+#include "tests/support/reference.h"
+
+namespace flowmap::samplers {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+ModelInfo info_of(ModelKind kind) { return {.kind = kind, .sample_shape = {2}}; }
+
+std::string refusal(const ModelInfo& info, const SampleOptions& options) {
+  try {
+    make_schedule(info, options);
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(Schedule, EdmGridAgreesWithReference) {
+  const auto path = flowmap::testing::reference_folder() / "methods/samplers_edm.safetensors";
+  FM_NEED_FILE(path);
+  const SafetensorsReader reader(path);
+  for (const int64_t n : {2, 5, 18, 40, 256}) {
+    const at::Tensor sigma =
+        read_tensor(reader, "grid_edm_" + std::to_string(n) + "/sigma");
+    const Schedule schedule =
+        make_schedule(info_of(ModelKind::denoiser), {.steps = n});
+    ASSERT_EQ(schedule.times.size(), static_cast<std::size_t>(n) + 1);
+    EXPECT_TRUE(schedule.sigma);
+    EXPECT_EQ(schedule.times.back(), 0);
+    for (int64_t i = 0; i < n; ++i)
+      EXPECT_NEAR(schedule.times[static_cast<std::size_t>(i)] / sigma[i].item<double>(), 1,
+                  1e-12) << n << " steps, knot " << i;
+  }
+}
+
+TEST(Schedule, DefaultsFollowTheKind) {
+  EXPECT_THAT(make_schedule(info_of(ModelKind::flow_map), {}).times, ElementsAre(0, 1));
+  EXPECT_THAT(make_schedule(info_of(ModelKind::velocity), {.steps = 4}).times,
+              ElementsAre(0, 0.25, 0.5, 0.75, 1));
+  EXPECT_EQ(make_schedule(info_of(ModelKind::denoiser), {}).times.size(), 19u);
+  ModelInfo generator = info_of(ModelKind::denoiser);
+  generator.init_sigma = 2.5;
+  EXPECT_THAT(make_schedule(generator, {}).times, ElementsAre(2.5, 0));
+}
+
+TEST(Schedule, ModelRangeIsTheDefault) {
+  ModelInfo info = info_of(ModelKind::denoiser);
+  info.sigma_min = 0.01;
+  info.sigma_max = 50;
+  const auto times = make_schedule(info, {.steps = 3}).times;
+  EXPECT_EQ(times[0], 50);
+  EXPECT_EQ(times[2], 0.01);
+  EXPECT_EQ(make_schedule(info, {.steps = 3, .sigma_max = 20}).times[0], 20);
+}
+
+TEST(Schedule, KnotsAreConvertedByTheBaseDeviation) {
+  ModelInfo velocity = info_of(ModelKind::velocity);
+  velocity.base_std = 0.5;
+  const auto times = make_schedule(velocity, {.sigma_steps = {1.5, 0.5, 0}}).times;
+  EXPECT_THAT(times, ElementsAre(0.25, 0.5, 1));
+  ModelInfo denoiser = info_of(ModelKind::denoiser);
+  denoiser.base_std = 0.5;
+  const Schedule back = make_schedule(denoiser, {.t_steps = {0.25, 0.5, 1}});
+  EXPECT_TRUE(back.sigma);
+  EXPECT_THAT(back.times, ElementsAre(1.5, 0.5, 0));
+  // Time 0 is the highest sigma the model knows.
+  denoiser.sigma_max = 7;
+  EXPECT_THAT(make_schedule(denoiser, {.t_steps = {0, 0.5, 1}}).times,
+              ElementsAre(7, 0.5, 0));
+}
+
+TEST(Schedule, RefusesWhatCannotBe) {
+  const ModelInfo flow = info_of(ModelKind::flow_map);
+  ModelInfo denoiser = info_of(ModelKind::denoiser);
+  denoiser.sigma_max = 80;
+  EXPECT_THAT(refusal(flow, {.steps = -1}), HasSubstr("--steps"));
+  EXPECT_THAT(refusal(flow, {.t_steps = {0}}), HasSubstr("two knots"));
+  EXPECT_THAT(refusal(flow, {.t_steps = {0, 0.5, 0.5, 1}}), HasSubstr("knot 3"));
+  EXPECT_THAT(refusal(flow, {.t_steps = {0, 0.5}}), HasSubstr("not from 0 to 0.5"));
+  EXPECT_THAT(refusal(flow, {.t_steps = {-0.1, 1}}), HasSubstr("outside [0, 1]"));
+  EXPECT_THAT(refusal(flow, {.steps = 3, .t_steps = {0, 1}}), HasSubstr("--steps"));
+  EXPECT_THAT(refusal(flow, {.t_steps = {0, 1}, .sigma_steps = {1, 0}}),
+              HasSubstr("give one"));
+  EXPECT_THAT(refusal(flow, {.steps = 2, .sigma_max = 80}), HasSubstr("flow_map"));
+  EXPECT_THAT(refusal(denoiser, {.sigma_steps = {80, 1}}), HasSubstr("sigma 0"));
+  EXPECT_THAT(refusal(denoiser, {.sigma_steps = {1, 80, 0}}), HasSubstr("fall"));
+  EXPECT_THAT(refusal(denoiser, {.sigma_steps = {100, 1, 0}}), HasSubstr("above 80"));
+  EXPECT_THAT(refusal(denoiser, {.sigma_max = 100}), HasSubstr("above 80"));
+  EXPECT_THAT(refusal(denoiser, {.sigma_min = 90, .sigma_max = 80}),
+              HasSubstr("not below"));
+  EXPECT_THAT(refusal(denoiser, {.sigma_max = 80, .rho = 0}), HasSubstr("--rho"));
+}
+
+TEST(SamplerRegistry, UnknownNameHintsAtTheNearest) {
+  try {
+    make_sampler("huen", Config());
+    FAIL();
+  } catch (const UsageError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("heun"));
+  }
+}
+
+}  // namespace
+}  // namespace flowmap::samplers
