@@ -41,7 +41,8 @@ class FolderOfPictures final : public Dataset {
                                  first_.channels}, at::kByte);
     auto* out = rows.data_ptr<std::uint8_t>();
     for (int64_t i = 0; i < index.size(0); ++i) {
-      const fs::path& file = files_.at(static_cast<std::size_t>(index[i].item<int64_t>()));
+      const auto row = static_cast<std::size_t>(index[i].item<int64_t>());
+      const fs::path& file = files_.at(row);
       const Image image = read_image(file);
       if (image.width != first_.width || image.height != first_.height ||
           image.channels != first_.channels)

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <opencv2/core/version.hpp>
 #include <string>
 #include <thread>
 #include <vector>
@@ -94,7 +95,7 @@ int run_doctor(std::span<const std::string> arguments) {
               format("%d used of %u; OMP_NUM_THREADS sets them (one is fastest where "
                      "other programs keep the cores busy)",
                      at::get_num_threads(), std::thread::hardware_concurrency()));
-  doctor_line("OpenCV", kOpenCvVersion);
+  doctor_line("OpenCV", CV_VERSION);
   doctor_line("MPI", is_on_path("mpirun")
                          ? "mpirun found; this version trains on one machine"
                          : "not found; needed only for many machines, which this version "

@@ -185,7 +185,8 @@ int fid_calc(const FidOptions& o) {
     std::string facts = std::to_string(num) + " " + noun;
     if (compares)
       facts += " against " +
-               (reference.count ? std::to_string(*reference.count) : "an unknown number") +
+               (reference.count ? std::to_string(*reference.count)
+                                : "an unknown number") +
                ", " + detector_text(*detector);
     report["results"][result.name] = result.value;
     for (const auto& [name, value] : one.metric->details(reference.set, generated)) {
@@ -255,7 +256,7 @@ int run_fid(std::span<const std::string> arguments) {
   ref->add_option("--dest", o.dest, "npz to write");
   add_common(*ref, o);
   if (!parse_arguments(app, arguments)) return 0;
-  // Asked for here and not by CLI11, which would name a missing flag before a mistyped one.
+  // Not left to CLI11, which would name a missing flag before a mistyped one.
   const bool calculates = calc->parsed();
   FM_CHECK_USAGE(!o.images.empty(), calculates ? "--images" : "--data", " is required");
   FM_CHECK_USAGE(calculates || !o.dest.empty(), "--dest is required");

@@ -1,14 +1,14 @@
 // EDM's denoising loss (Karras et al. 2022, table 1, last column).
 #include <ATen/ATen.h>
 
+#include "distill/flow_map_losses.h"
 #include "distill/method.h"
-#include "flowmap/interpolant.h"
 
 namespace flowmap::distill {
 namespace {
 
-// Loss: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 |D(x1 + sigma n; sigma) - x1|^2
-// summed over dimensions, mean over the batch; ln sigma ~ N(P_mean, P_std^2).
+// Loss: denoising_loss (a sum over dimensions), mean over the batch; ln sigma ~
+// N(P_mean, P_std^2).
 class EdmLoss : public Task {
  public:
   explicit EdmLoss(const BuildContext& context) {
@@ -16,7 +16,6 @@ class EdmLoss : public Task {
     p_mean_ = options.number("P_mean", -1.2, -10, 10);
     p_std_ = options.number("P_std", 1.2, 1e-6, 10);
     players_.push_back(make_student(context));
-    sigma_data_ = players_[0].model->info().sigma_data;
   }
 
   std::vector<Player>& players() override { return players_; }
@@ -28,13 +27,10 @@ class EdmLoss : public Task {
         (step.draw.normal("sigma", {}) * p_std_ + p_mean_).exp().to(device);
     const at::Tensor noise =
         step.draw.normal("noise", batch.x.sizes().slice(1)).to(device);
-    const at::Tensor x = batch.x + column_like(sigma, batch.x) * noise;
     Context context{true, &step.draw, nullptr};
     const Condition condition{batch.labels, {}, {}};
-    const at::Tensor denoised = model.denoise(x, sigma, condition, context).value;
-    const at::Tensor weight = (sigma.square() + sigma_data_ * sigma_data_) /
-                              (sigma * sigma_data_).square();
-    const at::Tensor raw = weight * (denoised - batch.x).flatten(1).square().sum(1);
+    const at::Tensor raw =
+        denoising_loss(model, batch.x, noise, sigma, condition, context);
     return {raw.sum() / static_cast<double>(step.global_batch),
             {{"Loss/loss", raw.detach() / static_cast<double>(batch.x[0].numel())}}};
   }
@@ -44,7 +40,7 @@ class EdmLoss : public Task {
   }
 
  private:
-  double p_mean_, p_std_, sigma_data_ = 0.5;
+  double p_mean_, p_std_;
   std::vector<Player> players_;
 };
 

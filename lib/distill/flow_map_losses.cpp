@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "flowmap/interpolant.h"
+#include "flowmap/ops.h"
 
 namespace flowmap::distill {
 namespace {
@@ -25,7 +26,7 @@ at::Tensor lagrangian_loss(Model& student, Model& teacher, const at::Tensor& x,
       student.average_velocity(x, s, Dual(t, at::ones_like(t)), condition, context);
   const at::Tensor h = column_like(t - s, x);
   const at::Tensor landing = x + h * v.value;
-  at::Tensor slope = v.tangent;
+  at::Tensor slope = ops::tangent_or_zeros(v);  // v may not depend on t
   if (stop == StopGradient::detached) slope = slope.detach();
   const at::Tensor derivative = v.value + h * slope;
   at::Tensor velocity;
@@ -36,6 +37,17 @@ at::Tensor lagrangian_loss(Model& student, Model& teacher, const at::Tensor& x,
     velocity = teacher.velocity(landing.detach(), t, condition, context).value;
   }
   return squared_sum(derivative - velocity);
+}
+
+at::Tensor denoising_loss(Model& student, const at::Tensor& x1, const at::Tensor& noise,
+                          const at::Tensor& sigma, const Condition& condition,
+                          Context& context) {
+  const double sigma_data = student.info().sigma_data;
+  const at::Tensor x = x1 + column_like(sigma, x1) * noise;
+  const at::Tensor denoised = student.denoise(x, sigma, condition, context).value;
+  const at::Tensor weight =
+      (sigma.square() + sigma_data * sigma_data) / (sigma * sigma_data).square();
+  return weight * squared_sum(denoised - x1);
 }
 
 at::Tensor LossWeighting::apply(Model& student, const at::Tensor& raw,

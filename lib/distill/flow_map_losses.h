@@ -29,6 +29,13 @@ at::Tensor lagrangian_loss(Model& student, Model& teacher, const at::Tensor& x,
                            const Condition& condition, Context& context,
                            StopGradient stop);
 
+// EDM's denoising loss (Karras et al. 2022, arXiv 2206.00364, table 1):
+// (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 | D(x1 + sigma n; sigma) - x1 |^2, with
+// sigma_data of the model. x1 and the unit noise n [B, sample...], sigma [B].
+at::Tensor denoising_loss(Model& student, const at::Tensor& x1, const at::Tensor& noise,
+                          const at::Tensor& sigma, const Condition& condition,
+                          Context& context);
+
 // Per-sample weights.
 enum class LossWeight {
   none,      // l

@@ -46,13 +46,15 @@ class LagrangianSelfDistillation : public Task {
   Model* teacher_ = nullptr;  // the student itself, or the frozen player
 };
 
-// Row r of the global batch is off-diagonal where the running count of such rows steps
-// up. The split follows from the row's position in the whole step, so micro-batches and
-// ranks see the mix that one big batch would (spec 5.2.1 tells what goes wrong else).
-bool is_off_diagonal(int64_t row, double eta) {
+// The `sample`-th sample of the run is off-diagonal where the running count of such
+// samples steps up. So the share is exact whatever the batch (1 too), and micro-batches
+// and ranks see the mix that one big batch would: a layout [diagonal | off-diagonal] cut
+// into shards would not give it.
+bool is_off_diagonal(int64_t sample, double eta) {
   constexpr int64_t kUnit = 1'000'000;
   const auto share = static_cast<int64_t>(std::llround((1 - eta) * kUnit));
-  return (row + 1) * share / kUnit > row * share / kUnit;
+  const int64_t place = sample % kUnit;  // a whole number of rounds adds whole counts
+  return (place + 1) * share / kUnit > place * share / kUnit;
 }
 
 LagrangianSelfDistillation::LagrangianSelfDistillation(const BuildContext& context) {
@@ -99,6 +101,10 @@ LagrangianSelfDistillation::LagrangianSelfDistillation(const BuildContext& conte
   const ModelInfo theirs = snapshot.model->info(), ours = student.info();
   FM_CHECK_USAGE(theirs.sample_shape == ours.sample_shape, options.where("teacher"),
                  ": the teacher ", teacher, " was made for samples of another shape");
+  FM_CHECK_USAGE(theirs.label_dim == 0 || theirs.label_dim == ours.label_dim,
+                 options.where("teacher"), ": the teacher ", teacher, " knows ",
+                 theirs.label_dim, " classes, the student ", ours.label_dim,
+                 "; set data.labels = true with data of the teacher's classes");
   FM_CHECK_USAGE(theirs.base_std == ours.base_std, options.where("teacher"),
                  ": the teacher's noise has standard deviation ", theirs.base_std,
                  ", the student's ", ours.base_std,
@@ -152,7 +158,8 @@ LossResult LagrangianSelfDistillation::loss(const Turn&, const Batch& batch,
                                             const StepContext& step) {
   std::vector<int64_t> on, off;
   for (int64_t i = 0; i < batch.x.size(0); ++i)
-    (is_off_diagonal(step.first_row + i, eta_) ? off : on).push_back(i);
+    (is_off_diagonal(step.clock.images_seen + step.first_row + i, eta_) ? off : on)
+        .push_back(i);
   LossResult result;
   at::Tensor total;
   const auto take = [&](const Terms& terms, const char* name) {

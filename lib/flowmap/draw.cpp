@@ -73,8 +73,8 @@ Draw Draw::fork(std::string_view prefix) const {
 
 Draw Draw::select(const at::Tensor& rows) const {
   FM_CHECK(rows.dim() == 1 && rows.scalar_type() == at::kLong && rows.is_cpu(),
-           "rows of a draw are picked by int64 [n] on the CPU, got ", rows.toString(), " with ",
-           rows.dim(), " dimensions");
+           "rows of a draw are picked by int64 [n] on the CPU, got ", rows.toString(),
+           " with ", rows.dim(), " dimensions");
   Draw result;
   result.prefix_ = prefix_;
   const at::Tensor positions = rows.contiguous();

@@ -80,6 +80,8 @@ Dual cat(std::span<const Dual> parts, int64_t dim);
 // [B] -> [B, 1, ..., 1] with `dims` dimensions in all, to multiply images by times.
 Dual column(const Dual& a, int64_t dims);
 Dual to(const Dual& a, at::ScalarType dtype);
+// Row-major in memory; nothing where it is already.
+Dual contiguous(const Dual& a);
 
 // The constant: value kept in the graph, tangent dropped.
 Dual without_tangent(const Dual& a);

@@ -53,11 +53,13 @@ Dual pointwise(const Dual& a, F f, Rule rule) {
 
 Dual add(const Dual& a, const Dual& b) {
   if (!a.has_tangent() && b.has_tangent()) return add(b, a);
-  return linear_pair(a, b, [](const at::Tensor& x, const at::Tensor& y) { return x + y; });
+  return linear_pair(a, b,
+                     [](const at::Tensor& x, const at::Tensor& y) { return x + y; });
 }
 
 Dual sub(const Dual& a, const Dual& b) {
-  return linear_pair(a, b, [](const at::Tensor& x, const at::Tensor& y) { return x - y; });
+  return linear_pair(a, b,
+                     [](const at::Tensor& x, const at::Tensor& y) { return x - y; });
 }
 
 Dual mul(const Dual& a, const Dual& b) {
@@ -98,35 +100,41 @@ Dual scale(const Dual& a, double c) {
 Dual neg(const Dual& a) { return scale(a, -1.0); }
 
 Dual exp(const Dual& a) {
-  return pointwise(a, [](const auto& x) { return x.exp(); },
-                   [](const auto&, const auto& y, const auto& t) { return y * t; });
+  return pointwise(
+      a, [](const auto& x) { return x.exp(); },
+      [](const auto&, const auto& y, const auto& t) { return y * t; });
 }
 
 Dual log(const Dual& a) {
-  return pointwise(a, [](const auto& x) { return x.log(); },
-                   [](const auto& x, const auto&, const auto& t) { return t / x; });
+  return pointwise(
+      a, [](const auto& x) { return x.log(); },
+      [](const auto& x, const auto&, const auto& t) { return t / x; });
 }
 
 Dual sqrt(const Dual& a) {
-  return pointwise(a, [](const auto& x) { return x.sqrt(); },
-                   [](const auto&, const auto& y, const auto& t) { return t / (y * 2); });
+  return pointwise(
+      a, [](const auto& x) { return x.sqrt(); },
+      [](const auto&, const auto& y, const auto& t) { return t / (y * 2); });
 }
 
 Dual sin(const Dual& a) {
-  return pointwise(a, [](const auto& x) { return x.sin(); },
-                   [](const auto& x, const auto&, const auto& t) { return x.cos() * t; });
+  return pointwise(
+      a, [](const auto& x) { return x.sin(); },
+      [](const auto& x, const auto&, const auto& t) { return x.cos() * t; });
 }
 
 Dual cos(const Dual& a) {
-  return pointwise(a, [](const auto& x) { return x.cos(); },
-                   [](const auto& x, const auto&, const auto& t) { return -x.sin() * t; });
+  return pointwise(
+      a, [](const auto& x) { return x.cos(); },
+      [](const auto& x, const auto&, const auto& t) { return -x.sin() * t; });
 }
 
 Dual sigmoid(const Dual& a) {
-  return pointwise(a, [](const auto& x) { return x.sigmoid(); },
-                   [](const auto&, const auto& y, const auto& t) {
-                     return at::sigmoid_backward(t, y);
-                   });
+  return pointwise(
+      a, [](const auto& x) { return x.sigmoid(); },
+      [](const auto&, const auto& y, const auto& t) {
+        return at::sigmoid_backward(t, y);
+      });
 }
 
 Dual silu(const Dual& a) {
@@ -139,26 +147,29 @@ Dual silu(const Dual& a) {
 }
 
 Dual relu(const Dual& a) {
-  return pointwise(a, [](const auto& x) { return x.relu(); },
-                   [](const auto&, const auto& y, const auto& t) {
-                     return at::threshold_backward(t, y, 0);
-                   });
+  return pointwise(
+      a, [](const auto& x) { return x.relu(); },
+      [](const auto&, const auto& y, const auto& t) {
+        return at::threshold_backward(t, y, 0);
+      });
 }
 
 Dual gelu(const Dual& a, GeluForm form) {
   const char* name = form == GeluForm::tanh ? "tanh" : "none";
-  return pointwise(a, [&](const auto& x) { return at::gelu(x, name); },
-                   [&](const auto& x, const auto&, const auto& t) {
-                     return at::gelu_backward(t, x, name);
-                   });
+  return pointwise(
+      a, [&](const auto& x) { return at::gelu(x, name); },
+      [&](const auto& x, const auto&, const auto& t) {
+        return at::gelu_backward(t, x, name);
+      });
 }
 
 Dual clamp(const Dual& a, double low, double high) {
   FM_CHECK(low <= high, "clamp to [", low, ", ", high, "]: the bounds are reversed");
-  return pointwise(a, [&](const auto& x) { return at::clamp(x, low, high); },
-                   [&](const auto& x, const auto&, const auto& t) {
-                     return t * ((x >= low).logical_and(x <= high));
-                   });
+  return pointwise(
+      a, [&](const auto& x) { return at::clamp(x, low, high); },
+      [&](const auto& x, const auto&, const auto& t) {
+        return t * ((x >= low).logical_and(x <= high));
+      });
 }
 
 }  // namespace flowmap::ops

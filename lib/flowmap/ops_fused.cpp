@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
@@ -20,7 +21,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-constexpr std::int64_t kGrain = 16384;  // numbers a thread takes at least
+constexpr std::int64_t kFusedGrain = 16384;  // numbers a thread takes at least
 
 bool has_cpu_loop(const at::Tensor& batch) {
   return batch.is_cpu() &&
@@ -50,7 +51,7 @@ class SiluBatch : public Function<SiluBatch> {
       AT_DISPATCH_FLOATING_TYPES(batch.scalar_type(), "silu_batch", [&] {
         const scalar_t* z = batch.const_data_ptr<scalar_t>();
         scalar_t* y = result.mutable_data_ptr<scalar_t>();
-        at::parallel_for(0, half, kGrain, [&](std::int64_t begin, std::int64_t end) {
+        at::parallel_for(0, half, kFusedGrain, [&](std::int64_t begin, std::int64_t end) {
           silu_forward_cpu<scalar_t>(z + begin, z + half + begin, y + begin,
                                      y + half + begin, end - begin);
         });
@@ -75,7 +76,7 @@ class SiluBatch : public Function<SiluBatch> {
         const scalar_t* z = batch.const_data_ptr<scalar_t>();
         const scalar_t* a = grad.const_data_ptr<scalar_t>();
         scalar_t* g = result.mutable_data_ptr<scalar_t>();
-        at::parallel_for(0, half, kGrain, [&](std::int64_t begin, std::int64_t end) {
+        at::parallel_for(0, half, kFusedGrain, [&](std::int64_t begin, std::int64_t end) {
           silu_backward_cpu<scalar_t>(z + begin, z + half + begin, a + begin,
                                       a + half + begin, g + begin, g + half + begin,
                                       end - begin);
@@ -85,18 +86,19 @@ class SiluBatch : public Function<SiluBatch> {
     }
     const auto in = batch.chunk(2, 0), adjoint = grad.chunk(2, 0);
     const at::Tensor first = silu_derivative(in[0]);
-    return {at::cat({first * adjoint[0] + silu_second_derivative(in[0]) * in[1] * adjoint[1],
-                     first * adjoint[1]},
-                    0)};
+    return {
+        at::cat({first * adjoint[0] + silu_second_derivative(in[0]) * in[1] * adjoint[1],
+                 first * adjoint[1]},
+                0)};
   }
 };
 
 // Group normalisation of a batch as tensors [B, G, C/G, positions], by operations that
 // autograd follows.
 struct NormTerms {
-  at::Tensor xhat, projected;      // x^ and J u (ops_fused_cpu.cpp)
-  at::Tensor inverse_sigma;        // [B, G, 1, 1]
-  at::Tensor u, u_mean, overlap;   // u, mean(u), mean(x^ u)
+  at::Tensor xhat, projected;     // x^ and J u (ops_fused_cpu.cpp)
+  at::Tensor inverse_sigma;       // [B, G, 1, 1]
+  at::Tensor u, u_mean, overlap;  // u, mean(u), mean(x^ u)
 };
 
 at::Tensor group_mean(const at::Tensor& x) { return x.mean(at::IntArrayRef{2, 3}, true); }
@@ -120,7 +122,8 @@ NormTerms norm_terms(const at::Tensor& batch, std::int64_t groups, double eps) {
 }
 
 at::Tensor norm_composition(const at::Tensor& batch, std::int64_t groups,
-                            const at::Tensor& weight, const at::Tensor& bias, double eps) {
+                            const at::Tensor& weight, const at::Tensor& bias,
+                            double eps) {
   const NormTerms t = norm_terms(batch, groups, eps);
   at::Tensor y = t.xhat, yd = t.projected;
   if (weight.defined()) {
@@ -139,7 +142,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_backward_composition(
   const NormTerms t = norm_terms(batch, groups, eps);
   const auto adjoint = grad.chunk(2, 0);
   const at::Tensor a = grouped(adjoint[0], groups), ad = grouped(adjoint[1], groups);
-  const at::Tensor gweight = (a * t.xhat + ad * t.projected).sum(at::IntArrayRef{0, 3}).reshape({-1});
+  const at::Tensor gweight =
+      (a * t.xhat + ad * t.projected).sum(at::IntArrayRef{0, 3}).reshape({-1});
   const at::Tensor gbias = a.sum(at::IntArrayRef{0, 3}).reshape({-1});
   at::Tensor p = a, big_q = ad;
   if (weight.defined()) {
@@ -150,8 +154,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_backward_composition(
   const at::Tensor& r = t.inverse_sigma;
   const at::Tensor q = group_mean(t.xhat * big_q), q_mean = group_mean(big_q);
   const at::Tensor gu = (big_q - q_mean - t.xhat * q) * r;
-  const at::Tensor along = group_mean(p * t.xhat) +
-                           r * (group_mean(big_q * t.u) - q_mean * t.u_mean - t.overlap * q);
+  const at::Tensor along =
+      group_mean(p * t.xhat) +
+      r * (group_mean(big_q * t.u) - q_mean * t.u_mean - t.overlap * q);
   const at::Tensor gx =
       (p - group_mean(p) - t.xhat * along - t.projected * q - gu * t.overlap) * r;
   return {at::cat({gx, gu}, 0).reshape(batch.sizes()).to(batch.scalar_type()), gweight,
@@ -194,12 +199,13 @@ class GroupNormBatch : public Function<GroupNormBatch> {
       const Rows<scalar_t> in(batch, weight, groups);
       const scalar_t* b = data_or_null<scalar_t>(bias);
       scalar_t* y = result.mutable_data_ptr<scalar_t>();
-      auto* kept = reinterpret_cast<NormStats<scalar_t>*>(stats.mutable_data_ptr<scalar_t>());
+      auto* kept =
+          reinterpret_cast<NormStats<scalar_t>*>(stats.mutable_data_ptr<scalar_t>());
       at::parallel_for(0, rows, in.grain(), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t row = begin; row < end; ++row)
           kept[row] = group_norm_forward_cpu<scalar_t>(
-              in.group(row), b ? b + in.channel(row) : nullptr, static_cast<scalar_t>(eps),
-              y + row * in.size, y + in.half + row * in.size);
+              in.group(row), b ? b + in.channel(row) : nullptr,
+              static_cast<scalar_t>(eps), y + row * in.size, y + in.half + row * in.size);
       });
     });
     ctx->save_for_backward({batch, weight, stats});
@@ -217,7 +223,8 @@ class GroupNormBatch : public Function<GroupNormBatch> {
         std::tie(gbatch, gweight, gbias) = norm_backward_composition(
             grad, batch, groups, weight, ctx->saved_data["eps"].toDouble());
       else
-        std::tie(gbatch, gweight, gbias) = backward_cpu(grad, batch, groups, weight, stats);
+        std::tie(gbatch, gweight, gbias) =
+            backward_cpu(grad, batch, groups, weight, stats);
       if (!weight.defined()) gweight = at::Tensor();
       if (!ctx->saved_data["has_bias"].toBool()) gbias = at::Tensor();
     }
@@ -238,7 +245,7 @@ class GroupNormBatch : public Function<GroupNormBatch> {
     const T *x, *w;
 
     std::int64_t channel(std::int64_t row) const { return row % groups * channels; }
-    std::int64_t grain() const { return std::max<std::int64_t>(1, kGrain / size); }
+    std::int64_t grain() const { return std::max<std::int64_t>(1, kFusedGrain / size); }
     NormGroup<T> group(std::int64_t row) const {
       return {channels, size / channels, w ? w + channel(row) : nullptr, x + row * size,
               x + half + row * size};
@@ -260,15 +267,15 @@ class GroupNormBatch : public Function<GroupNormBatch> {
       scalar_t* g = gbatch.mutable_data_ptr<scalar_t>();
       scalar_t* gw = parts.mutable_data_ptr<scalar_t>();
       scalar_t* gb = gw + samples * batch.size(1);
-      at::parallel_for(0, samples * groups, in.grain(),
-                       [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t row = begin; row < end; ++row) {
-          const std::int64_t at = row * in.size, part = row * in.channels;
-          group_norm_backward_cpu<scalar_t>(in.group(row), kept[row], a + at,
-                                            a + in.half + at, g + at, g + in.half + at,
-                                            gw + part, gb + part);
-        }
-      });
+      at::parallel_for(
+          0, samples * groups, in.grain(), [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t row = begin; row < end; ++row) {
+              const std::int64_t at = row * in.size, part = row * in.channels;
+              group_norm_backward_cpu<scalar_t>(in.group(row), kept[row], a + at,
+                                                a + in.half + at, g + at,
+                                                g + in.half + at, gw + part, gb + part);
+            }
+          });
     });
     const at::Tensor sums = parts.sum(1);
     return {gbatch, sums[0], sums[1]};
@@ -280,7 +287,8 @@ class GroupNormBatch : public Function<GroupNormBatch> {
 at::Tensor silu_batch(const at::Tensor& batch) { return SiluBatch::apply(batch); }
 
 at::Tensor group_norm_batch(const at::Tensor& batch, std::int64_t groups,
-                            const at::Tensor& weight, const at::Tensor& bias, double eps) {
+                            const at::Tensor& weight, const at::Tensor& bias,
+                            double eps) {
   const auto given = [](const at::Tensor& t) {
     return t.defined() ? std::make_optional(t) : std::nullopt;
   };

@@ -7,7 +7,8 @@
 // point is compiled for AVX-512, AVX2 and the baseline and picked at load time.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__)
-#define FM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define FM_CLONES \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define FM_CLONES
 #endif
@@ -120,8 +121,8 @@ FM_INLINE void silu_backward_body(const T* z, const T* zd, const T* a, const T* 
 }
 
 template <class T>
-FM_INLINE NormStats<T> norm_forward_body(const NormGroup<T>& g, const T* bias, T eps, T* y,
-                                         T* yd) {
+FM_INLINE NormStats<T> norm_forward_body(const NormGroup<T>& g, const T* bias, T eps,
+                                         T* y, T* yd) {
   const std::int64_t n = g.channels * g.positions;
   const T scale = T(1) / static_cast<T>(n);
   Vec<T> x_sum = {}, u_sum = {};
@@ -162,8 +163,9 @@ FM_INLINE NormStats<T> norm_forward_body(const NormGroup<T>& g, const T* bias, T
 //   gx = J P - r^2 x^ (mean(Q u) - mean(Q) mean(u) - c q) - r q J u - r c J Q
 // with c = mean(x^ u), q = mean(x^ Q).
 template <class T>
-FM_INLINE void norm_backward_body(const NormGroup<T>& g, const NormStats<T>& st, const T* a,
-                                  const T* ad, T* gx, T* gu, T* gweight, T* gbias) {
+FM_INLINE void norm_backward_body(const NormGroup<T>& g, const NormStats<T>& st,
+                                  const T* a, const T* ad, T* gx, T* gu, T* gweight,
+                                  T* gbias) {
   const T r = st.inverse_sigma, m = st.tangent_mean, c = st.overlap;
   T p_mean = 0, p_xhat = 0, q_mean = 0, q = 0, q_u = 0;
   for (std::int64_t k = 0; k < g.channels; ++k) {
@@ -203,31 +205,32 @@ FM_INLINE void norm_backward_body(const NormGroup<T>& g, const NormStats<T>& st,
       const Vec<T> ju = (load(g.u + at + i, left) - m - xhat * c) * r;
       const Vec<T> jq = (load(ad + at + i, left) * w - q_mean - xhat * q) * r;
       store<T>(gu + at + i, left, jq);
-      store<T>(gx + at + i, left,
-               (load(a + at + i, left) * w - p_mean - xhat * along_xhat - ju * q - jq * c) *
-                   r);
+      store<T>(
+          gx + at + i, left,
+          (load(a + at + i, left) * w - p_mean - xhat * along_xhat - ju * q - jq * c) *
+              r);
     }
   }
 }
 
 // Clones need plain functions.
-#define FM_FUSED_ENTRY(T, suffix)                                                          \
-  FM_CLONES void silu_forward_##suffix(const T* z, const T* zd, T* y, T* yd,               \
-                                       std::int64_t n) {                                   \
-    silu_forward_body<T>(z, zd, y, yd, n);                                                 \
-  }                                                                                        \
-  FM_CLONES void silu_backward_##suffix(const T* z, const T* zd, const T* a, const T* ad,  \
-                                        T* gz, T* gzd, std::int64_t n) {                   \
-    silu_backward_body<T>(z, zd, a, ad, gz, gzd, n);                                       \
-  }                                                                                        \
-  FM_CLONES void norm_forward_##suffix(const NormGroup<T>& g, const T* bias, T eps, T* y,  \
-                                       T* yd, NormStats<T>& stats) {                       \
-    stats = norm_forward_body<T>(g, bias, eps, y, yd);                                     \
-  }                                                                                        \
-  FM_CLONES void norm_backward_##suffix(const NormGroup<T>& g, const NormStats<T>& stats,  \
-                                        const T* a, const T* ad, T* gx, T* gu,             \
-                                        T* gweight, T* gbias) {                            \
-    norm_backward_body<T>(g, stats, a, ad, gx, gu, gweight, gbias);                        \
+#define FM_FUSED_ENTRY(T, suffix)                                                       \
+  FM_CLONES void silu_forward_##suffix(const T* z, const T* zd, T* y, T* yd,            \
+                                       std::int64_t n) {                                \
+    silu_forward_body<T>(z, zd, y, yd, n);                                              \
+  }                                                                                     \
+  FM_CLONES void silu_backward_##suffix(const T* z, const T* zd, const T* a,            \
+                                        const T* ad, T* gz, T* gzd, std::int64_t n) {   \
+    silu_backward_body<T>(z, zd, a, ad, gz, gzd, n);                                    \
+  }                                                                                     \
+  FM_CLONES void norm_forward_##suffix(const NormGroup<T>& g, const T* bias, T eps,     \
+                                       T* y, T* yd, NormStats<T>& stats) {              \
+    stats = norm_forward_body<T>(g, bias, eps, y, yd);                                  \
+  }                                                                                     \
+  FM_CLONES void norm_backward_##suffix(                                                \
+      const NormGroup<T>& g, const NormStats<T>& stats, const T* a, const T* ad, T* gx, \
+      T* gu, T* gweight, T* gbias) {                                                    \
+    norm_backward_body<T>(g, stats, a, ad, gx, gu, gweight, gbias);                     \
   }
 FM_FUSED_ENTRY(float, f32)
 FM_FUSED_ENTRY(double, f64)
@@ -235,31 +238,33 @@ FM_FUSED_ENTRY(double, f64)
 
 }  // namespace
 
-#define FM_FUSED_EXPORT(T, suffix)                                                         \
-  template <>                                                                              \
-  void silu_forward_cpu<T>(const T* z, const T* zd, T* y, T* yd, std::int64_t n) {         \
-    silu_forward_##suffix(z, zd, y, yd, n);                                                \
-  }                                                                                        \
-  template <>                                                                              \
-  void silu_backward_cpu<T>(const T* z, const T* zd, const T* a, const T* ad, T* gz,       \
-                            T* gzd, std::int64_t n) {                                      \
-    silu_backward_##suffix(z, zd, a, ad, gz, gzd, n);                                      \
-  }                                                                                        \
-  template <>                                                                              \
-  NormStats<T> group_norm_forward_cpu<T>(const NormGroup<T>& group, const T* bias, T eps,  \
-                                         T* y, T* yd) {                                    \
-    NormStats<T> stats;                                                                    \
-    norm_forward_##suffix(group, bias, eps, y, yd, stats);                                 \
-    return stats;                                                                          \
-  }                                                                                        \
-  template <>                                                                              \
-  void group_norm_backward_cpu<T>(const NormGroup<T>& group, const NormStats<T>& stats,    \
-                                  const T* a, const T* ad, T* gx, T* gu, T* gweight,       \
-                                  T* gbias) {                                              \
-    norm_backward_##suffix(group, stats, a, ad, gx, gu, gweight, gbias);                   \
+#define FM_FUSED_EXPORT(T, suffix)                                                      \
+  template <>                                                                           \
+  void silu_forward_cpu<T>(const T* z, const T* zd, T* y, T* yd, std::int64_t n) {      \
+    silu_forward_##suffix(z, zd, y, yd, n);                                             \
+  }                                                                                     \
+  template <>                                                                           \
+  void silu_backward_cpu<T>(const T* z, const T* zd, const T* a, const T* ad, T* gz,    \
+                            T* gzd, std::int64_t n) {                                   \
+    silu_backward_##suffix(z, zd, a, ad, gz, gzd, n);                                   \
+  }                                                                                     \
+  template <>                                                                           \
+  NormStats<T> group_norm_forward_cpu<T>(const NormGroup<T>& group, const T* bias,      \
+                                         T eps, T* y, T* yd) {                          \
+    NormStats<T> stats;                                                                 \
+    norm_forward_##suffix(group, bias, eps, y, yd, stats);                              \
+    return stats;                                                                       \
+  }                                                                                     \
+  template <>                                                                           \
+  void group_norm_backward_cpu<T>(const NormGroup<T>& group, const NormStats<T>& stats, \
+                                  const T* a, const T* ad, T* gx, T* gu, T* gweight,    \
+                                  T* gbias) {                                           \
+    norm_backward_##suffix(group, stats, a, ad, gx, gu, gweight, gbias);                \
   }
 FM_FUSED_EXPORT(float, f32)
 FM_FUSED_EXPORT(double, f64)
 #undef FM_FUSED_EXPORT
+#undef FM_CLONES
+#undef FM_INLINE
 
 }  // namespace flowmap::ops::detail

@@ -17,16 +17,15 @@ Dual linear(const Dual& x, const at::Tensor& weight, const at::Tensor& bias) {
     return {row.value.squeeze(0), row.tangent.squeeze(0)};
   }
   at::Tensor batch = at::linear(detail::joined(x), weight);
-  if (bias.defined())
-    batch = detail::add_bias_to_values(batch, bias, batch.dim() - 1);
+  if (bias.defined()) batch = detail::add_bias_to_values(batch, bias, batch.dim() - 1);
   return detail::halves(batch);
 }
 
 Dual conv2d(const Dual& x, const at::Tensor& weight, const at::Tensor& bias,
             int64_t padding, int64_t stride, int64_t groups) {
   const auto run = [&](const at::Tensor& input, const at::Tensor& b) {
-    return at::conv2d(input, weight, b, {stride, stride}, at::IntArrayRef{padding, padding},
-                      {1, 1}, groups);
+    return at::conv2d(input, weight, b, {stride, stride},
+                      at::IntArrayRef{padding, padding}, {1, 1}, groups);
   };
   if (!x.has_tangent()) return run(x.value, bias);
   at::Tensor batch = run(detail::joined(x), {});
@@ -61,8 +60,7 @@ Dual attention(const Dual& q, const Dual& k, const Dual& v, double scale) {
   const bool plain = !q.has_tangent() && !k.has_tangent() && !v.has_tangent();
   // The fused form cannot be differentiated twice (gradient penalties), so it serves
   // only where no graph is recorded.
-  if (plain && q.value.dim() == 4 &&
-      !detail::needs_graph({q.value, k.value, v.value}))
+  if (plain && q.value.dim() == 4 && !detail::needs_graph({q.value, k.value, v.value}))
     return at::scaled_dot_product_attention(q.value, k.value, v.value, {}, 0.0, false,
                                             scale);
   const Dual scores = matmul(ops::scale(q, scale), transpose(k, -2, -1));

@@ -43,7 +43,8 @@ Dual layer_norm(const Dual& x, const at::Tensor& weight, const at::Tensor& bias,
   const at::Tensor inverse_sigma = (row_mean(centred * centred) + eps).rsqrt();
   const at::Tensor xhat = centred * inverse_sigma;
   at::Tensor tangent =
-      (x.tangent - row_mean(x.tangent) - xhat * row_mean(xhat * x.tangent)) * inverse_sigma;
+      (x.tangent - row_mean(x.tangent) - xhat * row_mean(xhat * x.tangent)) *
+      inverse_sigma;
   at::Tensor value = xhat;
   if (weight.defined()) {
     value = value * weight;

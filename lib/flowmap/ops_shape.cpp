@@ -54,6 +54,10 @@ Dual transpose(const Dual& a, int64_t d0, int64_t d1) {
   return both(a, [&](const auto& x) { return x.transpose(d0, d1); });
 }
 
+Dual contiguous(const Dual& a) {
+  return both(a, [](const auto& x) { return x.contiguous(); });
+}
+
 Dual flip(const Dual& a, std::span<const int64_t> dims) {
   return both(a, [&](const auto& x) { return x.flip(detail::ints(dims)); });
 }
@@ -95,8 +99,9 @@ Dual cat(std::span<const Dual> parts, int64_t dim) {
 }
 
 Dual column(const Dual& a, int64_t dims) {
-  FM_CHECK(a.value.dim() == 1 && dims >= 1, "column needs [B] and at least 1 dimension, got ",
-           a.value.dim(), " and ", dims);
+  FM_CHECK(a.value.dim() == 1 && dims >= 1,
+           "column needs [B] and at least 1 dimension, got ", a.value.dim(), " and ",
+           dims);
   std::vector<int64_t> shape(static_cast<std::size_t>(dims), 1);
   shape[0] = a.value.size(0);
   return reshape(a, shape);

@@ -83,13 +83,15 @@ void save_tensors(const std::filesystem::path& path,
   std::vector<at::Tensor> kept;  // holds the bytes that the items point to
   std::vector<SafetensorsItem> items;
   for (const auto& [name, tensor] : tensors) {
-    FM_CHECK(tensor.defined(), "tensor '", name, "' is undefined and cannot be stored in ",
-             path.string());
+    FM_CHECK(tensor.defined(), "tensor '", name,
+             "' is undefined and cannot be stored in ", path.string());
     kept.push_back(tensor.detach().to(at::kCPU).contiguous());
     const at::Tensor& local = kept.back();
-    items.push_back({name, file_dtype(local.scalar_type()), local.sizes().vec(),
-                     {static_cast<const std::byte*>(local.const_data_ptr()),
-                      local.nbytes()}});
+    items.push_back(
+        {name,
+         file_dtype(local.scalar_type()),
+         local.sizes().vec(),
+         {static_cast<const std::byte*>(local.const_data_ptr()), local.nbytes()}});
   }
   write_safetensors(path, std::move(items), metadata);
 }

@@ -56,7 +56,9 @@ fs::path find_detector_file(const std::string& given) {
 class Fmnist64Detector final : public Detector {
  public:
   explicit Fmnist64Detector(const fs::path& path)
-      : path_(path.string()), checksum_(sha256_file(path)), snapshot_(load_snapshot(path)) {
+      : path_(path.string()),
+        checksum_(sha256_file(path)),
+        snapshot_(load_snapshot(path)) {
     const auto shape = snapshot_.model->info().sample_shape;
     FM_CHECK_USAGE(shape.size() == 3, path_, ": a detector takes images, this snapshot ",
                    "takes samples of shape ", shape_text(shape));

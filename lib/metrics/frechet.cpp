@@ -49,7 +49,8 @@ double frechet_distance(const FeatureSet& first, const FeatureSet& second) {
   FM_CHECK(at::isfinite(f1).all().item<bool>() && at::isfinite(f2).all().item<bool>(),
            "features are not finite");
   const double means = (first.mean - second.mean).square().sum().item<double>();
-  const double traces = f1.square().sum().item<double>() + f2.square().sum().item<double>();
+  const double traces =
+      f1.square().sum().item<double>() + f2.square().sum().item<double>();
   const double nuclear = at::linalg_svdvals(f1.mm(f2.t())).sum().item<double>();
   const double distance = means + (traces - 2 * nuclear);
   FM_CHECK(std::isfinite(distance), "the Fréchet distance is not finite");

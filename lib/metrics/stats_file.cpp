@@ -82,7 +82,8 @@ Statistics read_statistics(const std::filesystem::path& path) {
   result.set.count = 2;
   const auto count = arrays.find("num_images");
   if (count != arrays.end() && count->second.numel() == 1) {
-    result.num_images = to_tensor(count->second).reshape({}).to(at::kLong).item<int64_t>();
+    result.num_images =
+        to_tensor(count->second).reshape({}).to(at::kLong).item<int64_t>();
     if (*result.num_images < 2)
       throw DataError(name, {}, "num_images of 2 or more",
                       std::to_string(*result.num_images));
@@ -93,7 +94,8 @@ Statistics read_statistics(const std::filesystem::path& path) {
       (sigma + sigma.t()) * (0.5 * static_cast<double>(result.set.count - 1));
   result.source = {statistics_text(arrays, "detector"),
                    statistics_text(arrays, "detector_sha256"),
-                   statistics_text(arrays, "mode"), statistics_text(arrays, "resolution")};
+                   statistics_text(arrays, "mode"),
+                   statistics_text(arrays, "resolution")};
   return result;
 }
 

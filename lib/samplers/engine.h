@@ -40,8 +40,8 @@ bool generate_batches(Model& model, const Sampler& sampler, const Schedule& sche
                       const GenerateRequest& request,
                       const std::function<bool(const GeneratedBatch&)>& deliver);
 
-// The schedule and sampler that `model` asks for by itself: the snapshot's defaults where
-// stated, else flow_map, euler or heun by the model's kind.
+// The sampler to use when none is named: the snapshot's where it states one, else
+// flow_map for flow maps, euler for velocities and one-step generators, heun for denoisers.
 std::string default_sampler(const ModelInfo& info, const std::string& stated);
 
 }  // namespace flowmap::samplers

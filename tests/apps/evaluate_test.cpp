@@ -63,7 +63,7 @@ TEST_F(Evaluate, FlowMapViewsAndTangents) {
                                 {"s_tangent", ds}, {"t_tangent", dt}}, "");
   EXPECT_EQ(native.at("output").scalar_type(), at::kDouble);
   EXPECT_LT(gap(native.at("output"), model.average_velocity(x, s, t, {}, ctx).value), 1e-12);
-  const double h = 1e-5;
+  const double h = 1e-6;
   const auto at_step = [&](double k) {
     return model.average_velocity(x + k * dx, s + k * ds, t + k * dt, {}, ctx).value;
   };

@@ -215,6 +215,7 @@ TEST_F(Generate, BadInputs) {
   refused(m + "--batch 0 --raw x.st", 2, "--batch");
   refused(m, 2, "nothing to write");
   refused("--raw x.st", 2, "--network");
+  refused("--netwrok m.safetensors --raw x.st", 2, "did you mean '--network'");
   refused("--network none.safetensors --raw x.st", 1, "none.safetensors");
   refused(m + "--raw x.st --solver huen", 2, "heun");
   refused(m + "--raw x.st --sovler heun", 2, "'--solver'");
@@ -278,7 +279,8 @@ TEST_F(Generate, HelpVersionAndUnknownVerbs) {
   EXPECT_THAT(run("--help").out, HasSubstr("evaluate"));
   EXPECT_EQ(run("--help").code, 0);
   EXPECT_EQ(run("").code, 2);
-  EXPECT_THAT(run("--version").out, HasSubstr("LibTorch"));
+  EXPECT_THAT(run("--version").out, HasSubstr("LibTorch  2."));
+  EXPECT_THAT(run("--version").out, HasSubstr("OpenCV    4."));
   const AppResult wrong = run("genrate");
   EXPECT_EQ(wrong.code, 2);
   EXPECT_THAT(wrong.err, HasSubstr("did you mean 'generate'"));

@@ -65,7 +65,7 @@ TEST(Idx, ReadsPlainAndGzip) {
 
 TEST(Idx, LargeGzipIsWhole) {
   std::vector<std::byte> plain = bytes_of({0, 0, 8, 1, 0, 1, 0, 0});
-  for (int i = 0; i < 65536; ++i) plain.push_back(static_cast<std::byte>(i * i >> 3));
+  for (unsigned i = 0; i < 65536; ++i) plain.push_back(static_cast<std::byte>(i * i >> 3));
   const HostTensor tensor = parse_idx(gzipped(plain), "f");
   EXPECT_EQ(std::memcmp(tensor.bytes.data(), plain.data() + 8, 65536), 0);
 }

@@ -53,6 +53,13 @@ TEST(Npy, HeaderAsNumpyWritesIt) {
   EXPECT_EQ(text.substr(10, 118), dict + std::string(117 - dict.size(), ' ') + "\n");
 }
 
+// numpy leaves room for 21 digits of the first size: this header would else fit in 128.
+TEST(Npy, HeaderLeavesRoomToGrow) {
+  const std::vector<std::int64_t> shape(18, 1);
+  EXPECT_EQ(format_npy({DType::F64, shape, Bytes(8)}).size(), 192u + 8u);
+  EXPECT_EQ(format_npy({DType::F64, {}, Bytes(8)}).size(), 128u + 8u);
+}
+
 TEST(Npy, RoundTripOfEveryType) {
   for (const DType dtype : {DType::F64, DType::F32, DType::F16, DType::I64, DType::I32,
                             DType::I16, DType::I8, DType::U8, DType::BOOL})

@@ -48,7 +48,8 @@ TEST(Draw, ARowDoesNotDependOnItsPlace) {
   const at::Tensor all = whole.normal("x", {3});
   EXPECT_TRUE(at::equal(whole.slice(2, 6).normal("x", {3}), all.narrow(0, 2, 4)));
   const at::Tensor picks = at::tensor({8, 0, 8, 3}, at::kLong);
-  EXPECT_TRUE(at::equal(whole.select(picks).normal("x", {3}), all.index_select(0, picks)));
+  EXPECT_TRUE(
+      at::equal(whole.select(picks).normal("x", {3}), all.index_select(0, picks)));
   EXPECT_TRUE(
       at::equal(Draw(5, 42, 4).fork("step").normal("x", {3}), all.narrow(0, 2, 4)));
   // A longer row starts like the shorter one.
@@ -66,11 +67,12 @@ TEST(Draw, OneSeedARow) {
 TEST(Draw, StreamsSeedsAndRowsDiffer) {
   const Draw draw(3, 0, 2);
   const std::vector<at::Tensor> rows = {
-      draw.normal("a", {6})[0],           draw.normal("a", {6})[1],
-      draw.normal("b", {6})[0],           draw.fork("p").normal("a", {6})[0],
-      Draw(4, 0, 1).normal("a", {6})[0],  draw.uniform("a", {6})[0]};
+      draw.normal("a", {6})[0],          draw.normal("a", {6})[1],
+      draw.normal("b", {6})[0],          draw.fork("p").normal("a", {6})[0],
+      Draw(4, 0, 1).normal("a", {6})[0], draw.uniform("a", {6})[0]};
   for (std::size_t i = 0; i < rows.size(); ++i)
-    for (std::size_t j = 0; j < i; ++j) EXPECT_FALSE(at::equal(rows[i], rows[j])) << i << j;
+    for (std::size_t j = 0; j < i; ++j)
+      EXPECT_FALSE(at::equal(rows[i], rows[j])) << i << j;
   EXPECT_TRUE(at::equal(draw.fork("p").normal("a", {6}), draw.normal("p/a", {6})));
 }
 
@@ -112,8 +114,8 @@ TEST(ShuffledIndex, EveryEpochIsItsOwnPermutation) {
     for (std::uint64_t epoch = 0; epoch < 3; ++epoch) {
       std::vector<int64_t> order;
       for (int64_t k = 0; k < n; ++k)
-        order.push_back(shuffled_index(9, epoch * static_cast<std::uint64_t>(n) +
-                                              static_cast<std::uint64_t>(k), n));
+        order.push_back(shuffled_index(
+            9, epoch * static_cast<std::uint64_t>(n) + static_cast<std::uint64_t>(k), n));
       const std::set<int64_t> distinct(order.begin(), order.end());
       ASSERT_EQ(static_cast<int64_t>(distinct.size()), n);
       ASSERT_EQ(*distinct.begin(), 0);

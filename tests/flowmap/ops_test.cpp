@@ -5,9 +5,13 @@
 #include <torch/csrc/autograd/forward_grad.h>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "flowmap/base/error.h"
@@ -178,12 +182,13 @@ TEST(Ops, ReverseOverForwardAgreesWithFiniteDifferences) {
     const Tensors gradient = loss.gradient(tracked(loss.leaves), false);
     for (std::size_t i = 0; i < gradient.size(); ++i) {
       SCOPED_TRACE("leaf " + std::to_string(i));
-      const at::Tensor direction = random_tensor("d" + std::to_string(i),
-                                                 loss.leaves[i].sizes());
+      const at::Tensor direction =
+          random_tensor("d" + std::to_string(i), loss.leaves[i].sizes());
       constexpr double step = 1e-5;
       const double slope = (loss(moved(loss.leaves, i, direction, step)) -
                             loss(moved(loss.leaves, i, direction, -step)))
-                               .item<double>() / (2 * step);
+                               .item<double>() /
+                           (2 * step);
       const double got =
           gradient[i].defined() ? (gradient[i] * direction).sum().item<double>() : 0.0;
       EXPECT_NEAR(got, slope, 1e-7 * std::max(1.0, std::abs(slope)));
@@ -197,7 +202,8 @@ TEST(Ops, TwiceReverseAgreesWithFiniteDifferences) {
   for_each_instance(at::kDouble, [](const Instance& in) {
     const MixedLoss loss(in);
     const Tensors leaves = tracked(loss.leaves);
-    const Tensors once = loss.gradient(leaves, false), graph = loss.gradient(leaves, true);
+    const Tensors once = loss.gradient(leaves, false),
+                  graph = loss.gradient(leaves, true);
     Tensors directions;
     at::Tensor slope = at::zeros({}, at::kDouble);
     for (std::size_t i = 0; i < leaves.size(); ++i) {
@@ -314,13 +320,17 @@ TEST(Ops, DetachedHalvesDoNotLeadBackIntoTheGraph) {
   const at::Tensor got = gradient({y.value.detach(), y.tangent});
   const at::Tensor want = gradient({y.value.detach().clone(), y.tangent.clone()});
   EXPECT_LT(relative_error(got, want), 1e-12);
-  // Views made where no graph is recorded.
-  Dual frozen;
+  // Made, or only viewed, where no graph is recorded.
+  Dual made, viewed;
   {
     const at::NoGradGuard guard;
-    frozen = ops::linear(x, w, {});
+    made = ops::linear(x, w, {});
+    viewed = ops::reshape(y, std::vector<int64_t>{3, 2, 2});
   }
-  EXPECT_FALSE(ops::silu(frozen).value.requires_grad());
+  for (const Dual& constant : {made, viewed}) {
+    EXPECT_FALSE(ops::silu(constant).value.requires_grad());
+    EXPECT_FALSE(ops::silu(constant).tangent.requires_grad());
+  }
 }
 
 TEST(Ops, FrozenWeightsAndNoGraph) {
@@ -341,7 +351,8 @@ TEST(Ops, RefusesWhatDoesNotFit) {
   const at::Tensor none;
   EXPECT_THROW(ops::group_norm(x, 4, none, none, 1e-5), Error);
   EXPECT_THROW(ops::group_norm(x, 2, random_tensor("w", {5}), none, 1e-5), Error);
-  EXPECT_THROW(ops::linear(x, random_tensor("w", {3, 4}), random_tensor("b", {4})), Error);
+  EXPECT_THROW(ops::linear(x, random_tensor("w", {3, 4}), random_tensor("b", {4})),
+               Error);
   EXPECT_THROW(ops::cat(std::vector<Dual>{}, 0), Error);
   EXPECT_THROW(ops::clamp(x, 1.0, 0.0), Error);
   EXPECT_THROW(ops::column(x, 4), Error);

@@ -45,6 +45,9 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 TORCH_NAME = re.compile(r"\b(?:at|torch|c10)::")
 UNFINISHED = re.compile(r"\b(?:" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
 MACHINE_PATH = re.compile(r"(?<![\w.$}\-])/(?:work|root|farm|home/\w+|Users/\w+)(?=[/\s\"'`),:;]|$)")
+CONFIG_COMMENT = (("for whom it is", r"\bfor\b"),
+                  ("what it costs", r"\bcosts?\b|\b(second|minute|hour)s?\b"),
+                  ("the number to reach", r"\breach"))
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)|!\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -120,9 +123,9 @@ def check_config(lines):
             break
         comment.append(line.strip().lstrip("/").strip())
     text = "\n".join(comment)
-    for word in ("For", "Cost", "Reach"):
-        if not re.search(rf"^{word}\w*: *\S", text, re.M):
-            yield 1, f'the leading comment has no line "// {word}: ..."'
+    for what, pattern in CONFIG_COMMENT:
+        if not re.search(pattern, text, re.I):
+            yield 1, f"the leading comment does not say {what}"
 
 
 def check_links(root, path, lines):

@@ -12,7 +12,7 @@ CLEAN = {
     "lib/samplers/sampler.h": '#pragma once\n#include "flowmap/ops.h"\n',
     "lib/metrics/metric.h": "#pragma once\n",
     "kernels/api.h": "#pragma once\n// no torch:: here, nor \"at::Tensor\"\n",
-    "configs/toy/a.json": "// For: a newcomer.\n// Cost: a minute.\n// Reach: 0.1\n{}\n",
+    "configs/toy/a.json": "// For a newcomer; a minute.\n// To reach: 0.1\n{}\n",
     "docs/a.md": "[here](../lib/flowmap/ops.h#x) [there](https://example.org)\n",
 }
 UNFINISHED_WORD = "TO" + "DO"
@@ -44,7 +44,9 @@ BREACHES = [
     ("unfinished", "scripts/a.sh", f"# {UNFINISHED_WORD} more\n"),
     ("path of one machine", "docs/b.md", "see /home" + "/somebody/x\n"),
     ("path of one machine", "scripts/a.sh", "cd /ro" + "ot/.cache\n"),
-    ('no line "// Cost: ..."', "configs/toy/b.json", "// For: x\n// Reach: 1\n{}\n"),
+    ("does not say for whom", "configs/toy/b.json", "// Costs an hour, reaches 1.\n{}\n"),
+    ("does not say what it costs", "configs/toy/b.json", "// For x; reaches 1.\n{}\n"),
+    ("does not say the number", "configs/toy/b.json", "// For x: an hour.\n{}\n"),
     ("link to nowhere.md", "docs/b.md", "[here](nowhere.md)\n"),
 ]
 

@@ -82,7 +82,8 @@ TEST_F(DetectorTest, FeaturesAreThePenultimateLayer) {
       model_->raw(samples_to_float(images), none, none, Condition{}, context).value;
   const auto parameters = model_->named_parameters();
   const at::Tensor again =
-      features.mm(parameters["model.logits.weight"].t()) + parameters["model.logits.bias"];
+      features.mm(parameters["model.logits.weight"].t()) +
+      parameters["model.logits.bias"];
   EXPECT_TRUE(at::allclose(again, logits, 1e-5, 1e-6));
   EXPECT_GT(features.std(0).max().item<float>(), 0);
 }
@@ -154,7 +155,7 @@ TEST(ShippedDetector, SizeAndAccuracy) {
   if (!fs::exists(data / "t10k-images-idx3-ubyte.gz"))
     GTEST_SKIP() << "no Fashion-MNIST (Debian package dataset-fashion-mnist)";
   ASSERT_TRUE(fs::exists(path)) << path;
-  constexpr double kStatedAccuracy = 0.92;
+  constexpr double kStatedAccuracy = 0.925;
   EXPECT_LT(fs::file_size(path), 2'000'000u);
 
   const Snapshot snapshot = load_snapshot(path);

@@ -127,7 +127,8 @@ void check_jpeg_tables(std::span<const std::byte> bytes, std::size_t at,
   }
 }
 
-// Walks the markers up to EOI: stb_image makes up what a cut JPEG lacks.
+// Walks the markers up to EOI for what stb_image does not bound: the size, the Huffman
+// tables, the number of scans.
 void check_jpeg(std::span<const std::byte> bytes, const std::string& name) {
   std::size_t at = 2;
   int scans = 0;

@@ -70,7 +70,10 @@ Dual UNetBlock::attend(const Dual& x) const {
       ops::attention(tokens(qkv[0]), tokens(qkv[1]), tokens(qkv[2]),
                      1 / std::sqrt(static_cast<double>(depth)));
   const std::array<int64_t, 4> image = {size[0], size[1], size[2], size[3]};
-  const Dual y = proj_->forward(ops::reshape(tokens(mixed), image)) + x;
+  // As a view it would look channels-last, and every later layer would follow suit, which
+  // is slower on CPUs (LibTorch's group norm).
+  const Dual pixels = ops::contiguous(ops::reshape(tokens(mixed), image));
+  const Dual y = proj_->forward(pixels) + x;
   return options_.skip_scale != 1 ? ops::scale(y, options_.skip_scale) : y;
 }
 

@@ -61,9 +61,18 @@ namespace {
 nlohmann::json read_state_json(const fs::path& folder) {
   const fs::path path = folder / "state.json";
   const nlohmann::json state = nlohmann::json::parse(read_file(path), nullptr, false);
-  if (!state.is_object() || !state.contains("images_seen") ||
-      !state["images_seen"].is_number_integer() || !state.contains("parts"))
-    throw DataError(path.string(), {}, "a training state", "something else");
+  const auto natural = [&](const char* key) {
+    return state.contains(key) && state[key].is_number_integer() && state[key] >= 0;
+  };
+  bool good = state.is_object() && natural("images_seen") && natural("step") &&
+              natural("bad_steps") && state.contains("training_seconds") &&
+              state["training_seconds"].is_number() && state.contains("parts") &&
+              state["parts"].is_array();
+  // A part is a file beside state.json, never a path elsewhere.
+  for (std::size_t i = 0; good && i < state["parts"].size(); ++i)
+    good = state["parts"][i].is_string() &&
+           state["parts"][i].get<std::string>().find('/') == std::string::npos;
+  if (!good) throw DataError(path.string(), {}, "a training state", "something else");
   return state;
 }
 }  // namespace
@@ -81,9 +90,9 @@ Checkpoint load_checkpoint(const fs::path& folder) {
   const nlohmann::json state = read_state_json(folder);
   Checkpoint checkpoint;
   checkpoint.clock.images_seen = state["images_seen"].get<int64_t>();
-  checkpoint.clock.step = state.value("step", int64_t{0});
-  checkpoint.bad_steps = state.value("bad_steps", int64_t{0});
-  checkpoint.training_seconds = state.value("training_seconds", 0.0);
+  checkpoint.clock.step = state["step"].get<int64_t>();
+  checkpoint.bad_steps = state["bad_steps"].get<int64_t>();
+  checkpoint.training_seconds = state["training_seconds"].get<double>();
   for (const auto& part : state["parts"]) {
     const std::string stem = part.get<std::string>();
     checkpoint.parts[stem] = load_tensors(folder / (stem + ".safetensors"));

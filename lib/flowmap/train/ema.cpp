@@ -57,7 +57,9 @@ std::string EmaProfile::text() const {
 
 std::string EmaProfile::tag() const {
   switch (rule) {
-    case Rule::halflife: return format("h%.0fk", halflife / 1000);
+    case Rule::halflife:
+      return std::fmod(halflife, 1000) == 0 ? format("h%.0fk", halflife / 1000)
+                                            : format("h%.0f", halflife);
     case Rule::power: return format("%.3f", std);
     case Rule::constant: return format("%g", decay);
   }
@@ -81,6 +83,10 @@ std::vector<EmaProfile> read_ema_profiles(const Config& trainer) {
       profile.decay = entry.number("decay", 0.9999, 0, 1);
       profile.warmup = entry.boolean("warmup", true);
     }
+    for (const EmaProfile& other : profiles)
+      FM_CHECK_USAGE(other.tag() != profile.tag(), entry.where("type"),
+                     ": trainer.ema: two profiles would be saved under the name '",
+                     profile.tag(), "'; make them differ in images, std or decay");
     profiles.push_back(profile);
   }
   if (profiles.empty()) profiles.emplace_back();

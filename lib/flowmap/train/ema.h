@@ -31,7 +31,8 @@ struct EmaProfile {
   double beta(int64_t images_before, int64_t batch, int64_t step) const;
   // "halflife=500000,rampup=0.05", "power=0.100", "constant=0.999,warmup": metadata.
   std::string text() const;
-  // For file names where several profiles are kept: "h500k", "0.100", "0.999".
+  // For file names where several profiles are kept: "h500k" ("h1500" where images are no
+  // multiple of 1000), "0.100", "0.999".
   std::string tag() const;
 };
 
@@ -40,7 +41,7 @@ struct EmaProfile {
 double power_exponent(double std);
 
 // "ema": a list of {"type": "halflife" | "power" | "constant", ...}; default one
-// half-life profile of 500,000 images.
+// half-life profile of 500,000 images. Throws UsageError where two have one tag.
 std::vector<EmaProfile> read_ema_profiles(const Config& trainer);
 
 // The averages of one player under one profile.

@@ -112,7 +112,8 @@ at::Tensor gradient_norm(const std::vector<NamedTensor>& parameters) {
     const at::Tensor& g = p.tensor.grad();
     if (!g.defined()) continue;
     // Float32 sums of squares overflow long before a gradient is infinite.
-    total = total.to(g.device()) + at::linalg_vector_norm(g).to(at::kDouble).square();
+    total = total.to(g.device()) +
+            at::linalg_vector_norm(g, 2, {}, false, at::kDouble).square();
   }
   return total.sqrt();
 }

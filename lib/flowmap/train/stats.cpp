@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 
+#include "flowmap/base/file.h"
 #include "flowmap/base/text.h"
 
 namespace flowmap {
@@ -51,6 +53,22 @@ std::string Stats::json_line(double timestamp) const {
     line += "\"" + name + "\": {\"num\": " + std::to_string(m.num) +
             ", \"mean\": " + number(m.mean()) + ", \"std\": " + number(m.std()) + "}, ";
   return line + "\"timestamp\": " + format("%.3f", timestamp) + "}";
+}
+
+void trim_stats(const std::filesystem::path& path, int64_t images) {
+  if (!std::filesystem::exists(path)) return;
+  const std::string before = read_file(path);
+  std::string kept;
+  for (const std::string& line : split(before, '\n')) {
+    const auto row = nlohmann::json::parse(line, nullptr, false);
+    if (!row.is_object() || !row.contains("Progress/kimg")) continue;
+    const auto& kimg = row["Progress/kimg"]["mean"];
+    if (!kimg.is_number()) continue;
+    // A line at the very clock of the state was written before it.
+    if (kimg.get<double>() * 1000 <= static_cast<double>(images) + 0.5 && images > 0)
+      kept += line + "\n";
+  }
+  if (kept != before) write_file_atomic(path, kept);
 }
 
 }  // namespace flowmap

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <string>
 
@@ -31,5 +32,9 @@ class Stats {
  private:
   std::map<std::string, Moments> moments_;
 };
+
+// Drops the lines of a stats.jsonl that lie beyond `images` seen: a run that continues
+// from there writes them again.
+void trim_stats(const std::filesystem::path& path, int64_t images);
 
 }  // namespace flowmap

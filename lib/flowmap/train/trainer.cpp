@@ -164,11 +164,12 @@ void Trainer::step_player(const Turn& turn, const std::string& draw_prefix) {
   if (!std::isfinite(norm)) {
     ++bad_steps_;
     stats_.add("Health/nan_steps", 1.0);
-    FM_CHECK(bad_steps_ < options_.max_bad_steps, "stopped: the gradient of '",
-             turn.player, "' was not finite in ", bad_steps_,
-             " steps (trainer.max_bad_steps); lower trainer.lr, set trainer.clip, or use ",
-             "trainer.precision=float32");
-    return;
+    if (bad_steps_ < options_.max_bad_steps) return;
+    status();  // the figures up to here, or they would be lost
+    throw Error(format("stopped: the gradient of '%s' was not finite in %lld steps "
+                       "(trainer.max_bad_steps); lower trainer.lr, set trainer.clip, or "
+                       "use trainer.precision=float32",
+                       turn.player.c_str(), static_cast<long long>(bad_steps_)));
   }
   stats_.add("Health/nan_steps", 0.0);
   stats_.add("Health/grad_norm", norm);
@@ -225,11 +226,14 @@ void Trainer::status() {
   stats_.add("Timing/maintenance_sec", maintenance_);
   stats_.add("Throughput/img_per_sec", rate);
   stats_.add("Resources/cpu_mem_gb", peak_memory_gb());
+  const std::string loss = stats_.moments().contains("Loss/loss")
+                               ? format("%.4g", stats_.mean("Loss/loss"))
+                               : "-";  // before the first step
   log_line(format("tick %-5lld kimg %-9.1f time %-12s sec/tick %-7.1f sec/kimg %-7.2f "
-                  "maintenance %-6.1f cpumem %-6.2f loss %-9.4g img/s %.0f",
+                  "maintenance %-6.1f cpumem %-6.2f loss %-9s img/s %.0f",
                   static_cast<long long>(tick), kimg, format_duration(total).c_str(),
-                  tick_seconds, per_kimg, maintenance_, peak_memory_gb(),
-                  stats_.mean("Loss/loss"), rate));
+                  tick_seconds, per_kimg, maintenance_, peak_memory_gb(), loss.c_str(),
+                  rate));
   stats_file_->append(stats_.json_line(static_cast<double>(std::time(nullptr))));
   stats_.clear();
   maintenance_ = 0;
@@ -281,6 +285,7 @@ void Trainer::save_state() {
 
 Trainer::Outcome Trainer::run() {
   if (options_.threads > 0) at::set_num_threads(options_.threads);
+  trim_stats(run_ / "stats.jsonl", clock_.images_seen);
   stats_file_ = std::make_unique<JsonLines>(run_ / "stats.jsonl");
   started_ = tick_started_ = trainer_now();
   session_start_images_ = tick_images_ = clock_.images_seen;

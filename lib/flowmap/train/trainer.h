@@ -42,8 +42,9 @@ class Trainer {
   void resume(const std::filesystem::path& state);
 
   enum class Outcome { finished, interrupted };
-  // Runs until the duration is reached or flowmap::interrupted(). Throws Error when more
-  // than max_bad_steps gradients were not finite; the last state stays on disk.
+  // Runs until the duration is reached or flowmap::interrupted(). Steps whose gradient is
+  // not finite are counted and change no weight; Error is thrown at the max_bad_steps-th,
+  // and the last state stays on disk.
   Outcome run();
 
  private:

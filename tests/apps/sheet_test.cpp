@@ -1,0 +1,92 @@
+// flowmap sheet: what is in the picture, and what is refused.
+#include "flowmap/base/image.h"
+#include "flowmap/base/npy.h"
+#include "tests/apps/app_fixture.h"
+
+namespace flowmap::testing {
+namespace {
+
+class SheetTest : public AppTest {
+ protected:
+  // Two 4x4 pictures, all of gray 40 and all of gray 90.
+  void write_pictures(const std::string& name) const {
+    HostTensor images{DType::U8, {2, 4, 4, 1}, std::vector<std::byte>(32, std::byte{40})};
+    for (std::size_t i = 16; i < 32; ++i) images.bytes[i] = std::byte{90};
+    write_npz(path(name), {{"arr_0", images}});
+  }
+  static int pixels_of(const Image& image, std::uint8_t level) {
+    int count = 0;
+    for (std::size_t i = 0; i < image.pixels.size(); i += 3)
+      count += image.pixels[i] == level && image.pixels[i + 1] == level &&
+               image.pixels[i + 2] == level;
+    return count;
+  }
+};
+
+TEST_F(SheetTest, RowsShowTheirImagesEnlargedBesideTheirLabels) {
+  write_pictures("two.npz");
+  Image red{2, 2, 3, {}};
+  for (int i = 0; i < 4; ++i) red.pixels.insert(red.pixels.end(), {200, 0, 0});
+  write_png(path("red.png"), red);
+  const AppResult result = run("sheet --dest sheet.png --columns 2 --scale 3 "
+                               "--row 'label\\nsecond=two.npz' --row a=b=red.png");
+  ASSERT_EQ(result.code, 0) << result.err;
+  const Image sheet = read_image(path("sheet.png"));
+  ASSERT_EQ(sheet.channels, 3);
+  // Two lines of text of 20 are higher than the 12 of the images; margins of 12.
+  EXPECT_EQ(sheet.height, 12 + 40 + 12 + 20 + 12);
+  // The labels are blends of black, gray and white, so whole 12x12 blocks are images;
+  // text may touch a level at its soft edges.
+  EXPECT_GE(pixels_of(sheet, 40), 144);
+  EXPECT_LT(pixels_of(sheet, 40), 160);
+  EXPECT_GE(pixels_of(sheet, 90), 144);
+  EXPECT_LT(pixels_of(sheet, 90), 160);
+  const auto level = [&](int x, int y, int channel) {
+    return static_cast<int>(sheet.pixels[(std::size_t(y) * sheet.width + x) * 3 + channel]);
+  };
+  // Against the right margin: the second picture of the first row, white below it.
+  EXPECT_EQ(level(sheet.width - 13, 12, 0), 90);
+  EXPECT_EQ(level(sheet.width - 13 - 12, 12, 0), 40);
+  EXPECT_EQ(level(sheet.width - 13, 12 + 12, 0), 255);
+  // A picture file is shown whole, where the rows begin.
+  const int left = sheet.width - 12 - 24;
+  EXPECT_EQ(level(left, 64, 0), 200);
+  EXPECT_EQ(level(left + 5, 64 + 5, 1), 0);
+  EXPECT_EQ(level(left + 6, 64, 0), 255);
+  // Text stands left of the pictures.
+  int dark = 0;
+  for (int y = 12; y < 52; ++y)
+    for (int x = 0; x < left; ++x) dark += level(x, y, 0) < 128;
+  EXPECT_GT(dark, 30);
+}
+
+TEST_F(SheetTest, TakesAsManyImagesAsColumnsAndLinesHold) {
+  write_pictures("two.npz");
+  ASSERT_EQ(run("sheet --dest one.png --columns 1 --scale 1 --row x=two.npz").code, 0);
+  ASSERT_EQ(
+      run("sheet --dest both.png --columns 1 --lines 2 --scale 6 --row x=two.npz").code, 0);
+  EXPECT_EQ(pixels_of(read_image(path("one.png")), 90), 0);
+  EXPECT_GE(pixels_of(read_image(path("both.png")), 90), 24 * 24);
+}
+
+TEST_F(SheetTest, RefusesBadRowsByName) {
+  write_pictures("two.npz");
+  write_npz(path("points.npz"),
+            {{"points", {DType::F32, {3, 2}, std::vector<std::byte>(24)}}});
+  const auto refused = [&](const std::string& row, const std::string& word) {
+    const AppResult result = run("sheet --dest s.png --row '" + row + "'");
+    EXPECT_EQ(result.code, 2) << row;
+    EXPECT_THAT(result.err, ::testing::HasSubstr("--row")) << row;
+    EXPECT_THAT(result.err, ::testing::HasSubstr(word));
+    EXPECT_FALSE(std::filesystem::exists(path("s.png")));
+  };
+  refused("nothing", "LABEL=SOURCE");
+  refused("x=", "LABEL=SOURCE");
+  refused("x=absent.npz", "absent.npz");
+  refused("x=points.npz", "points");
+  EXPECT_EQ(run("sheet --dest s.png --row x=two.npz --columns 0").code, 2);
+  EXPECT_EQ(run("sheet --row x=two.npz").code, 2);
+}
+
+}  // namespace
+}  // namespace flowmap::testing

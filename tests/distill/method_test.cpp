@@ -1,0 +1,358 @@
+// What every training method promises the loop, over the whole registry; and the
+// settings that each refuses.
+#include "distill/method.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "flowmap/base/error.h"
+#include "flowmap/train/snapshot.h"
+#include "tests/support/scratch.h"
+
+namespace flowmap::distill {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kBatch = 16;
+
+struct Example {
+  const char* method;  // in the registry
+  const char* name;
+  std::string config;
+  bool images = false;
+  int64_t classes = 0;
+};
+
+const std::string kMlp = R"("network": {"type": "mlp", "width": 12, "depth": 2})";
+const std::string kUnet = R"("network": {"type": "ddpmpp", "model_channels": 8,
+  "channel_mult": [1], "num_blocks": 1, "attn_resolutions": [], "dropout": 0.3})";
+
+std::vector<Example> examples() {
+  const std::string flow = R"(, "preconditioning": {"type": "flow", "base_std": 0.6})";
+  const std::string map = R"(, "preconditioning": {"type": "flow", "two_times": true})";
+  return {
+      {"flow_matching", "Points", "{" + kMlp + flow +
+       R"(, "method": {"type": "flow_matching", "times": {"type": "logit_normal"}}})"},
+      {"flow_matching", "Classes", "{" + kMlp + flow +
+       R"(, "method": {"type": "flow_matching", "label_dropout": 0.4}})", false, 3},
+      {"edm", "Points", "{" + kMlp +
+       R"(, "preconditioning": {"type": "edm"}, "method": {"type": "edm"}})"},
+      {"lsd", "Points", "{" + kMlp + map + R"(, "method": {"type": "lsd"}})"},
+      {"lsd", "LearnedWeight", "{" + kMlp + R"(, "preconditioning": {"type": "flow",
+       "two_times": true, "log_weight": true}, "method": {"type": "lsd", "eta": 0.5,
+       "zero_probability": 0.3}})", false, 3},
+      {"lsd", "Adaptive", "{" + kMlp + map + R"(, "method": {"type": "lsd", "eta": 0.6,
+       "weight": "adaptive", "stop_gradient": "none", "off_diagonal_weight": 2}})"},
+      {"lsd", "Images", "{" + kUnet + map + R"(, "method": {"type": "lsd",
+       "stop_gradient": "detached"}})", true},
+      {"classifier", "Images", R"({"network": {"type": "classifier_cnn",
+       "channels": [4, 4, 4, 4], "squeeze": 4, "features": 6, "dropout": 0.2},
+       "preconditioning": {"type": "classifier"},
+       "method": {"type": "classifier", "label_smoothing": 0.1}})", true, 3},
+  };
+}
+
+DatasetInfo data_of(bool images, int64_t classes) {
+  DatasetInfo data;
+  data.name = "test";
+  data.sample_shape = images ? std::vector<int64_t>{1, 8, 8} : std::vector<int64_t>{2};
+  data.label_dim = classes;
+  data.count = 1000;
+  data.images = images;
+  return data;
+}
+
+std::shared_ptr<Task> make(const Config& config, bool images = false, int64_t classes = 0) {
+  return make_method({config, data_of(images, classes), 7});
+}
+
+// No weight is the zero that training starts from, so that every gradient can be seen.
+void shake(Model& model) {
+  const at::NoGradGuard no_grad;
+  std::uint64_t k = 0;
+  for (at::Tensor& p : model.parameters()) {
+    p.add_(Draw(11, k++, 1).normal("shake", p.sizes())[0] * 0.05);
+    p.set_requires_grad(true);
+  }
+}
+
+std::shared_ptr<Task> task_of(const Example& example) {
+  auto task = make(Config::from_text(example.config, "test"), example.images,
+                   example.classes);
+  shake(*task->players()[0].model);
+  return task;
+}
+
+struct Outcome {
+  double loss = 0;
+  std::vector<at::Tensor> gradients;
+  std::map<std::string, int64_t> counts;  // values a statistic got
+  std::map<std::string, double> sums;
+};
+
+// One step of `batch` samples cut into `parts`, as the trainer does it.
+Outcome step(Task& task, const DatasetInfo& data, int64_t batch, int64_t parts,
+             int64_t images_seen = 0, int64_t first = 0) {
+  Outcome outcome;
+  Player& player = task.players()[0];
+  for (const at::Tensor& p : player.model->parameters()) p.mutable_grad().reset();
+  const int64_t rows = batch / parts;
+  for (int64_t row = first; row < batch; row += rows) {
+    const Draw samples(5, static_cast<uint64_t>(images_seen + row), rows);
+    Batch part;
+    part.x = samples.normal("x1", data.sample_shape) * 0.5;
+    part.index = at::arange(row, row + rows);
+    if (data.label_dim > 0)
+      part.labels = at::one_hot(samples.integer("label", {}, data.label_dim),
+                                data.label_dim).to(at::kFloat);
+    const Draw draw = samples.fork("model");
+    const StepContext context{{images_seen, 0}, draw, batch, row, {}};
+    const LossResult result = task.loss({"model", 1}, part, context);
+    result.loss.backward();
+    outcome.loss += result.loss.item<double>();
+    for (const auto& [name, values] : result.stats) {
+      EXPECT_FALSE(values.requires_grad()) << name;
+      outcome.counts[name] += values.numel();
+      outcome.sums[name] += values.sum().item<double>();
+    }
+  }
+  for (const at::Tensor& p : player.model->parameters())
+    outcome.gradients.push_back(p.grad().defined() ? p.grad().clone() : at::zeros_like(p));
+  return outcome;
+}
+
+class EveryMethod : public ::testing::TestWithParam<Example> {
+ protected:
+  DatasetInfo data_ = data_of(GetParam().images, GetParam().classes);
+};
+
+INSTANTIATE_TEST_SUITE_P(Registry, EveryMethod, ::testing::ValuesIn(examples()),
+                         [](const auto& test) {
+                           return std::string(test.param.method) + "_" + test.param.name;
+                         });
+
+TEST(MethodRegistry, EveryEntryHasAnExample) {
+  std::set<std::string> seen;
+  for (const Example& example : examples()) seen.insert(example.method);
+  for (const MethodEntry& entry : method_registry())
+    EXPECT_TRUE(seen.contains(entry.name)) << entry.name << " lacks an example above";
+}
+
+TEST_P(EveryMethod, ReadsAllItsOptionsAndNamesItself) {
+  const Config config = Config::from_text(GetParam().config, "test");
+  const auto task = make(config, GetParam().images, GetParam().classes);
+  config.check_all_read();
+  EXPECT_THAT(task->snapshot_info(), HasSubstr(GetParam().method));
+  ASSERT_FALSE(task->players().empty());
+  EXPECT_EQ(task->players()[0].name, "model");
+  EXPECT_TRUE(task->players()[0].trained);
+  // The specification that goes into snapshots makes the same network by itself.
+  const auto again = make_model(Config::from_text(task->players()[0].spec_json, "s"), 0);
+  EXPECT_EQ(parameter_count(*again), parameter_count(*task->players()[0].model));
+}
+
+// Micro-batches and ranks must give what one batch gives.
+TEST_P(EveryMethod, IsIndependentOfMicroBatches) {
+  const auto task = task_of(GetParam());
+  const Outcome whole = step(*task, data_, kBatch, 1);
+  ASSERT_TRUE(std::isfinite(whole.loss));
+  for (const int64_t parts : {2, 4, 16}) {
+    const Outcome split = step(*task, data_, kBatch, parts);
+    EXPECT_NEAR(split.loss, whole.loss, 1e-5 * std::abs(whole.loss)) << parts;
+    EXPECT_EQ(split.counts, whole.counts) << parts;
+    for (std::size_t i = 0; i < whole.gradients.size(); ++i) {
+      const double scale = whole.gradients[i].abs().max().item<double>();
+      EXPECT_LT((split.gradients[i] - whole.gradients[i]).abs().max().item<double>(),
+                1e-4 * scale + 1e-7)
+          << parts << " parts, parameter " << i;
+    }
+  }
+}
+
+TEST_P(EveryMethod, IsDeterministic) {
+  const Outcome once = step(*task_of(GetParam()), data_, kBatch, 2, 64);
+  const Outcome again = step(*task_of(GetParam()), data_, kBatch, 2, 64);
+  EXPECT_EQ(once.loss, again.loss);
+  for (std::size_t i = 0; i < once.gradients.size(); ++i)
+    EXPECT_TRUE(at::equal(once.gradients[i], again.gradients[i])) << i;
+  // Another place in the run draws other numbers.
+  EXPECT_NE(once.loss, step(*task_of(GetParam()), data_, kBatch, 2, 80).loss);
+}
+
+TEST_P(EveryMethod, ReachesEveryParameter) {
+  const auto task = task_of(GetParam());
+  const Outcome outcome = step(*task, data_, kBatch, 1);
+  std::size_t i = 0;
+  for (const auto& item : task->players()[0].model->named_parameters())
+    EXPECT_GT(outcome.gradients[i++].abs().max().item<double>(), 0) << item.key();
+  EXPECT_EQ(outcome.counts.at("Loss/loss"), kBatch);
+}
+
+std::string lsd_config(const std::string& method) {
+  return "{" + kMlp + R"(, "preconditioning": {"type": "flow", "two_times": true},
+    "method": {"type": "lsd", )" + method + "}}";
+}
+
+// 1 - eta of the samples are off-diagonal, exactly, over a step or over the run.
+TEST(Lsd, OffDiagonalShareIsExact) {
+  const DatasetInfo data = data_of(false, 0);
+  for (const double eta : {0.75, 0.5, 0.9375, 0.0, 1.0}) {
+    const Config config = Config::from_text(
+        lsd_config("\"eta\": " + std::to_string(eta)), "test");
+    const auto task = make(config);
+    task->players()[0].model->train();
+    auto counts = step(*task, data, 64, 4).counts;
+    EXPECT_EQ(counts["Loss/lagrangian"], std::llround(64 * (1 - eta))) << eta;
+    EXPECT_EQ(counts["Loss/diagonal"], std::llround(64 * eta)) << eta;
+    int64_t singly = 0;
+    for (int64_t seen = 0; seen < 32; ++seen) {
+      auto one = step(*task, data, 1, 1, seen).counts;
+      singly += one["Loss/lagrangian"];
+    }
+    EXPECT_EQ(singly, std::llround(32 * (1 - eta))) << eta;
+  }
+}
+
+// The objective is the mean of the weighted raw losses over the whole batch.
+TEST(Lsd, ObjectiveIsTheMeanOverTheBatch) {
+  const DatasetInfo data = data_of(false, 0);
+  const auto plain = make(Config::from_text(lsd_config(R"("eta": 0.75)"), "test"));
+  const auto heavy = make(Config::from_text(
+      lsd_config(R"("eta": 0.75, "off_diagonal_weight": 3)"), "test"));
+  const Outcome one = step(*plain, data, kBatch, 1), three = step(*heavy, data, kBatch, 1);
+  const double on = one.sums.at("Loss/diagonal"), off = one.sums.at("Loss/lagrangian");
+  EXPECT_NEAR(one.loss, (on + off) / kBatch, 1e-6 * one.loss);
+  EXPECT_NEAR(three.loss, (on + 3 * off) / kBatch, 1e-6 * three.loss);
+}
+
+// Student and teacher of the residual are one function: no dropout there.
+TEST(Lsd, DropoutIsOnOnTheDiagonalAlone) {
+  const auto loss = [](const char* eta, const char* dropout) {
+    std::string network = kUnet;
+    network.replace(network.find("0.3"), 3, dropout);
+    const Example example{"lsd", "", "{" + network + R"(, "preconditioning": {"type":
+      "flow", "two_times": true}, "method": {"type": "lsd", "eta": )" + eta + "}}", true};
+    return step(*task_of(example), data_of(true, 0), 8, 1).loss;
+  };
+  EXPECT_EQ(loss("0", "0.5"), loss("0", "0"));
+  EXPECT_NE(loss("1", "0.5"), loss("1", "0"));
+}
+
+TEST(FlowMatching, LabelDropoutHidesLabels) {
+  const DatasetInfo data = data_of(false, 3);
+  const auto config = [](const char* dropout) {
+    return "{" + kMlp + R"(, "preconditioning": {"type": "flow"},
+      "method": {"type": "flow_matching", "label_dropout": )" + dropout + "}}";
+  };
+  const auto hidden = make(Config::from_text(config("1"), "test"), false, 3);
+  const auto shown = make(Config::from_text(config("0"), "test"), false, 3);
+  EXPECT_NE(step(*hidden, data, 8, 1).loss, step(*shown, data, 8, 1).loss);
+  // Without the weights of the labels nothing is left to hide.
+  for (const auto& task : {hidden, shown}) {
+    const at::NoGradGuard no_grad;
+    task->players()[0].model->named_parameters()["model.layer0.weight"].slice(1, 3)
+        .zero_();
+  }
+  EXPECT_EQ(step(*hidden, data, 8, 1).loss, step(*shown, data, 8, 1).loss);
+}
+
+class LsdTeacher : public ::testing::Test {
+ protected:
+  std::string teacher(const std::string& spec) const {
+    const auto path = folder_ / "teacher.safetensors";
+    const auto model = make_model(Config::from_text(spec, "spec"), 3);
+    shake(*model);
+    save_snapshot(path, *model, spec, {});
+    return path.string();
+  }
+  static std::string spec(const char* preconditioning, const char* shape = "[2]",
+                          const char* classes = "0") {
+    return "{" + kMlp + ", \"preconditioning\": " + preconditioning +
+           ", \"sample_shape\": " + shape + ", \"label_dim\": " + classes + "}";
+  }
+  testing::ScratchFolder folder_;
+};
+
+TEST_F(LsdTeacher, IsFrozenAndSetsTheTarget) {
+  const std::string path = teacher(spec(R"({"type": "flow"})"));
+  const DatasetInfo data = data_of(false, 0);
+  const std::string option = "\"teacher\": \"" + path + "\"";
+  const auto task = make(Config::from_text(lsd_config(option), "test"));
+  ASSERT_EQ(task->players().size(), 2u);
+  EXPECT_FALSE(task->players()[1].trained);
+  const Outcome whole = step(*task, data, kBatch, 1), split = step(*task, data, kBatch, 4);
+  EXPECT_NEAR(split.loss, whole.loss, 1e-5 * whole.loss);
+  for (const at::Tensor& p : task->players()[1].model->parameters())
+    EXPECT_FALSE(p.grad().defined());
+  // On the diagonal the teacher's velocity takes the place of the data's.
+  const auto of_data = make(Config::from_text(
+      lsd_config(option + R"(, "diagonal_target": "data")"), "test"));
+  const auto alone = make(Config::from_text(lsd_config(R"("eta": 0.75)"), "test"));
+  const Outcome data_target = step(*of_data, data, kBatch, 1),
+                self = step(*alone, data, kBatch, 1);
+  EXPECT_NE(whole.sums.at("Loss/diagonal"), self.sums.at("Loss/diagonal"));
+  EXPECT_EQ(data_target.sums.at("Loss/diagonal"), self.sums.at("Loss/diagonal"));
+  EXPECT_NE(data_target.sums.at("Loss/lagrangian"), self.sums.at("Loss/lagrangian"));
+}
+
+// A student that is the teacher has nothing to learn on the diagonal.
+TEST_F(LsdTeacher, DiagonalLossVanishesForItsOwnWeights) {
+  const std::string path = teacher(spec(R"({"type": "flow", "two_times": true})"));
+  const auto task = make(Config::from_text(
+      "{\"transfer\": \"" + path + "\", " +
+      lsd_config("\"teacher\": \"" + path + "\"").substr(1), "test"));
+  EXPECT_LT(step(*task, data_of(false, 0), kBatch, 1).sums.at("Loss/diagonal"), 1e-10);
+}
+
+std::string refusal(const std::string& config, bool images = false, int64_t classes = 0) {
+  try {
+    make(Config::from_text(config, "test.json"), images, classes);
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST_F(LsdTeacher, ThatDoesNotFitIsRefused) {
+  const auto with = [&](const std::string& s, int64_t classes = 0) {
+    return refusal(lsd_config("\"teacher\": \"" + teacher(s) + "\""), false, classes);
+  };
+  EXPECT_EQ(with(spec(R"({"type": "flow"})")), "accepted");
+  EXPECT_THAT(with(spec(R"({"type": "flow"})", "[3]")), HasSubstr("another shape"));
+  EXPECT_THAT(with(spec(R"({"type": "flow", "base_std": 0.5})")),
+              HasSubstr("preconditioning.base_std"));
+  EXPECT_THAT(with(spec(R"({"type": "flow"})", "[2]", "4"), 3), HasSubstr("4 classes"));
+  EXPECT_EQ(with(spec(R"({"type": "flow"})", "[2]", "0"), 3), "accepted");
+}
+
+TEST(MethodSettings, WrongOnesAreRefused) {
+  const auto lsd = [](const char* preconditioning, const char* method) {
+    return refusal("{" + kMlp + ", \"preconditioning\": {\"type\": \"flow\"" +
+                   preconditioning + "}, \"method\": {\"type\": \"lsd\"" + method + "}}");
+  };
+  EXPECT_THAT(lsd("", ""), HasSubstr("preconditioning.two_times"));
+  EXPECT_THAT(lsd(R"(, "two_times": true)", R"(, "weight": "learned")"),
+              HasSubstr("preconditioning.log_weight"));
+  EXPECT_THAT(lsd(R"(, "two_times": true)", R"(, "eta": 1.5)"), HasSubstr("eta"));
+  EXPECT_THAT(lsd(R"(, "two_times": true)", R"(, "stop_gradient": "full")"),
+              HasSubstr("stop_gradient"));
+  EXPECT_THAT(lsd(R"(, "two_times": true)",
+                  R"(, "times": {"low": 0.5, "high": 0.5})"), HasSubstr("times.low"));
+  EXPECT_THAT(refusal("{" + kMlp + R"(, "preconditioning": {"type": "flow"},
+                "method": {"type": "flow_machting"}})"),
+              HasSubstr("flow_matching"));  // the nearest name
+  EXPECT_THAT(refusal(examples().back().config, true, 0), HasSubstr("data.labels"));
+}
+
+}  // namespace
+}  // namespace flowmap::distill
