@@ -1,5 +1,5 @@
 // Inside ops*.cpp only: SiLU and group normalisation of a packed batch, value and tangent
-// in one pass each way (docs/dual-numbers.md has the closed forms).
+// in one pass each way. Closed forms: docs/dual-numbers.md; adjoints: ops_fused_cpu.cpp.
 //
 // Their backward passes are written by hand. Asked for a graph through the backward pass
 // (create_graph), they run it as a composition that autograd can follow.

@@ -1,6 +1,7 @@
 #include "flowmap/ops_packed.h"
 
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -16,6 +17,17 @@ at::Tensor bias_shaped(const at::Tensor& bias, std::int64_t dims, std::int64_t d
   std::vector<std::int64_t> shape(static_cast<std::size_t>(dims), 1);
   shape[static_cast<std::size_t>(dim)] = bias.numel();
   return bias.view(shape);
+}
+
+// False if gradients of the view must not reach its base: a view that was made without a
+// graph, or is a view of such a one, says that it requires a gradient and yet is cut off.
+bool in_graph_of(const at::Tensor& view, const at::Tensor& base) {
+  if (!at::GradMode::is_enabled() || !base.requires_grad()) return true;
+  using torch::autograd::CreationMeta;
+  const auto made =
+      torch::autograd::impl::get_view_autograd_meta(view)->get_creation_meta();
+  return view.grad_fn() != nullptr && made != CreationMeta::NO_GRAD_MODE &&
+         made != CreationMeta::INFERENCE_MODE;
 }
 
 // In place, so that the batch stays one tensor. LibTorch's own rule for writing into a
@@ -61,10 +73,7 @@ at::Tensor packed_batch(const Dual& x) {
       base.numel() != 2 * v.numel() || v.storage_offset() != base.storage_offset() ||
       t.storage_offset() != base.storage_offset() + v.numel())
     return {};
-  // Views made without a graph, or detached, must not lead back into the graph.
-  if (at::GradMode::is_enabled() && (v.requires_grad() != base.requires_grad() ||
-                                     t.requires_grad() != base.requires_grad()))
-    return {};
+  if (!in_graph_of(v, base) || !in_graph_of(t, base)) return {};
   if (!base.is_contiguous() || !v.is_contiguous() || !t.is_contiguous()) return {};
   if (base.dim() == v.dim() && base.sizes().slice(1) == v.sizes().slice(1)) return base;
   std::vector<std::int64_t> shape = v.sizes().vec();

@@ -320,16 +320,31 @@ TEST(Ops, DetachedHalvesDoNotLeadBackIntoTheGraph) {
   const at::Tensor got = gradient({y.value.detach(), y.tangent});
   const at::Tensor want = gradient({y.value.detach().clone(), y.tangent.clone()});
   EXPECT_LT(relative_error(got, want), 1e-12);
-  // Made, or only viewed, where no graph is recorded.
+  // Made, or only viewed, where no graph is recorded; and viewed once more after that.
+  const std::vector<int64_t> rows = {3, 2, 2};
   Dual made, viewed;
   {
     const at::NoGradGuard guard;
     made = ops::linear(x, w, {});
-    viewed = ops::reshape(y, std::vector<int64_t>{3, 2, 2});
+    viewed = ops::reshape(y, rows);
   }
-  for (const Dual& constant : {made, viewed}) {
-    EXPECT_FALSE(ops::silu(constant).value.requires_grad());
-    EXPECT_FALSE(ops::silu(constant).tangent.requires_grad());
+  EXPECT_FALSE(ops::silu(made).value.requires_grad());
+  for (const Dual& cut : {viewed, ops::reshape(viewed, std::vector<int64_t>{3, 4})}) {
+    const Dual out = ops::silu(cut);
+    const at::Tensor loss = (out.value + out.tangent).sum();
+    if (!loss.requires_grad()) continue;
+    const Tensors none = torch::autograd::grad({loss}, {w}, {}, true, false, true);
+    EXPECT_FALSE(none[0].defined());
+  }
+  EXPECT_TRUE(gradient(ops::reshape(y, rows)).defined());
+  // Views older than their base's wish for a gradient.
+  at::Tensor late = random_tensor("late", {6, 4});
+  const Dual early{late.narrow(0, 0, 3), late.narrow(0, 3, 3)};
+  late.requires_grad_();
+  const at::Tensor loss = ops::silu(early).tangent.sum();
+  if (loss.requires_grad()) {
+    const Tensors none = torch::autograd::grad({loss}, {late}, {}, true, false, true);
+    EXPECT_FALSE(none[0].defined());
   }
 }
 
