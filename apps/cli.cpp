@@ -12,7 +12,6 @@
 #include "flowmap/base/text.h"
 
 namespace flowmap::apps {
-namespace {
 
 std::vector<std::string> flag_names(const CLI::App& app) {
   std::vector<std::string> names;
@@ -24,6 +23,8 @@ std::vector<std::string> flag_names(const CLI::App& app) {
     for (const std::string& name : flag_names(*chosen)) names.push_back(name);
   return names;
 }
+
+namespace {
 
 // remaining() holds what no option took; the first dashed word is the culprit.
 UsageError unknown_argument(const CLI::App& app) {

@@ -25,6 +25,9 @@ const std::vector<Verb>& verbs();
 // verb and the nearest flag. Flags take `--a=b` and `--a b`.
 bool parse_arguments(CLI::App& app, std::span<const std::string> arguments);
 
+// "--name" and "-n" of every option, for hints.
+std::vector<std::string> flag_names(const CLI::App& app);
+
 // Version and build facts, several lines.
 std::string version_text();
 

@@ -10,23 +10,23 @@ namespace flowmap::apps {
 
 bool cuda_available() { return at::globalContext().hasCUDA(); }
 
-at::Device parse_device(const std::string& text) {
+at::Device parse_device(const std::string& text, const std::string& what) {
   if (text.empty()) return cuda_available() ? at::Device(at::kCUDA, 0) : at::kCPU;
   at::Device device = at::kCPU;
   try {
     device = at::Device(text);
   } catch (const c10::Error&) {
-    throw UsageError("--device: unknown device '" + text + "'; known: cpu, cuda, cuda:N");
+    throw UsageError(what + ": unknown device '" + text + "'; known: cpu, cuda, cuda:N");
   }
   if (device.is_cpu()) return device;
   if (!device.is_cuda())
-    throw UsageError("--device: '" + text + "' is not supported; known: cpu, cuda, cuda:N");
+    throw UsageError(what + ": '" + text + "' is not supported; known: cpu, cuda, cuda:N");
   if (!cuda_available())
-    throw UsageError("--device: no CUDA device (or a LibTorch without CUDA); use "
-                     "--device cpu, or see 'flowmap doctor'");
+    throw UsageError(what + ": no CUDA device (or a LibTorch without CUDA); use "
+                     "cpu, or see 'flowmap doctor'");
   if (!device.has_index()) device.set_index(0);
   const int count = at::detail::getCUDAHooks().deviceCount();
-  FM_CHECK_USAGE(device.index() < count, "--device: ", text, ", but there are ", count,
+  FM_CHECK_USAGE(device.index() < count, what, ": ", text, ", but there are ", count,
                  " CUDA devices");
   return device;
 }

@@ -10,8 +10,9 @@
 
 namespace flowmap::apps {
 
-// "cpu", "cuda", "cuda:1", or "" for CUDA where there is a device. Throws UsageError.
-at::Device parse_device(const std::string& text);
+// "cpu", "cuda", "cuda:1", or "" for CUDA where there is a device. `what` names the flag
+// or key in errors. Throws UsageError.
+at::Device parse_device(const std::string& text, const std::string& what = "--device");
 bool cuda_available();
 
 // Loads a snapshot onto `device` in `precision`: float64 turns the weights into doubles;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/picture.h"
+#include "apps/run_options.h"
 #include "distill/method.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
@@ -31,14 +32,15 @@ Config edm_defaults() {
                            "built-in defaults");
 }
 
-TrainSetup prepare_training(const Config& config) {
+TrainSetup prepare_training(const Config& config, bool continues) {
   TrainSetup setup;
   setup.options = read_train_options(config);
+  setup.options.device = parse_device(setup.options.device, "trainer.device").str();
   if (setup.options.threads > 0) at::set_num_threads(setup.options.threads);
   setup.dataset = make_dataset(config.child("data"));
   const DatasetInfo data = setup.dataset->info();
   setup.labels = data.label_dim > 0;
-  setup.task = distill::make_method({config, data, setup.options.seed});
+  setup.task = distill::make_method({config, data, setup.options.seed, !continues});
   setup.method = config.child("method").string("type");
   setup.network = config.child("network").string("type");
   config.check_all_read();

@@ -23,8 +23,9 @@ struct TrainSetup {
 
 // EDM's own defaults: CIFAR-10 DDPM++ under the EDM loss.
 Config edm_defaults();
-// Reads everything; afterwards an unread key is an error. Throws UsageError, DataError.
-TrainSetup prepare_training(const Config& config);
+// Reads everything; afterwards an unread key is an error. A run that continues needs no
+// `transfer` file: its weights come from the state. Throws UsageError, DataError.
+TrainSetup prepare_training(const Config& config, bool continues);
 // training_options.json: the resolved configuration.
 std::string resolved_options(const Config& config);
 // "fashion-mnist-28x28-uncond-ddpmpp-lsd-batch128-fp32[-desc]"

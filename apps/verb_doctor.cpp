@@ -16,6 +16,7 @@
 #include "apps/cli.h"
 #include "apps/run_options.h"
 #include "flowmap/base/text.h"
+#include "metrics/metric.h"
 
 namespace flowmap::apps {
 namespace {
@@ -65,18 +66,40 @@ std::string data_folder_report() {
          "dataset-fashion-mnist";
 }
 
-// Snapshots of a models/ folder beside the working folder or the binary's source.
+// Snapshots in models/ of the working folder, or of the folders above the program.
 std::string models_report() {
-  std::vector<std::string> names;
   std::error_code ignored;
-  for (const fs::directory_entry& entry : fs::directory_iterator("models", ignored))
-    if (entry.path().extension() == ".safetensors")
-      names.push_back(entry.path().filename().string());
-  if (names.empty())
-    return "no models/*.safetensors in the working folder: 'flowmap fid' needs a detector "
-           "(--detector-path), 'flowmap generate' a --network";
-  std::sort(names.begin(), names.end());
-  return "models/: " + join(names, ", ");
+  std::vector<fs::path> places = {"models"};
+  fs::path folder = fs::read_symlink("/proc/self/exe", ignored).parent_path();
+  for (int level = 0; level < 4 && folder.has_relative_path(); ++level) {
+    places.push_back(folder / "models");
+    folder = folder.parent_path();
+  }
+  for (const fs::path& place : places) {
+    std::vector<std::string> names;
+    for (const fs::directory_entry& entry : fs::directory_iterator(place, ignored))
+      if (entry.path().extension() == ".safetensors")
+        names.push_back(entry.path().filename().string());
+    if (names.empty()) continue;
+    std::sort(names.begin(), names.end());
+    return place.string() + ": " + join(names, ", ");
+  }
+  return "no models/*.safetensors here or above the program: 'flowmap generate' needs a "
+         "--network";
+}
+
+std::string detectors_report() {
+  std::vector<std::string> found;
+  for (const metrics::DetectorEntry& entry : metrics::detector_registry()) {
+    try {
+      const auto detector = metrics::make_detector(entry.name, Config());
+      const std::string sum = detector->checksum();
+      found.push_back(entry.name + (sum.empty() ? "" : " (sha256 " + sum.substr(0, 12) + ")"));
+    } catch (const std::exception& error) {
+      found.push_back(std::string(entry.name) + " missing (" + error.what() + ")");
+    }
+  }
+  return join(found, ", ");
 }
 
 }  // namespace
@@ -103,6 +126,7 @@ int run_doctor(std::span<const std::string> arguments) {
   doctor_line("NCCL", nccl_report());
   doctor_line("data sets", data_folder_report());
   doctor_line("models", models_report());
+  doctor_line("detectors", detectors_report());
   return 0;
 }
 

@@ -19,6 +19,7 @@
 #include "flowmap/base/log.h"
 #include "flowmap/base/text.h"
 #include "flowmap/draw.h"
+#include "flowmap/train/snapshot.h"
 #include "metrics/metric.h"
 #include "metrics/stats_file.h"
 
@@ -31,7 +32,7 @@ using metrics::FeatureSet;
 
 struct FidOptions {
   std::string images, ref, dest;
-  std::string num, metrics = "fd", detector;
+  std::string num, metrics = "fd", detector, record, record_as;
   int64_t seed = 0, batch = 64;
   bool json = false, force = false;
 };
@@ -189,6 +190,8 @@ int fid_calc(const FidOptions& o) {
                                 : "an unknown number") +
                ", " + detector_text(*detector);
     report["results"][result.name] = result.value;
+    if (!o.record.empty())
+      record_score(o.record, result.name, result.value, num, o.record_as);
     for (const auto& [name, value] : one.metric->details(reference.set, generated)) {
       facts += format(", %s %.4g", name.c_str(), value);
       report["details"][result.name][name] = value;
@@ -250,6 +253,9 @@ int run_fid(std::span<const std::string> arguments) {
   calc->add_flag("--json", o.json, "the result as one JSON object");
   calc->add_flag("--force", o.force, "compare with statistics of another detector, mode "
                  "or resolution");
+  calc->add_option("--record", o.record,
+                   "snapshot whose metadata takes the scores (flowmap inspect)");
+  calc->add_option("--record-as", o.record_as, "how they were made, e.g. \"1 step\"");
   add_common(*calc, o);
   CLI::App* ref = app.add_subcommand("ref", "statistics of a data set, for --ref");
   ref->add_option("--data", o.images, "samples as for --images");

@@ -25,6 +25,7 @@ struct GenerateOptions {
   SampleFiles files;
   int64_t batch = 64, steps = 0;
   std::string solver, t_steps, sigma_steps, device, dtype = "float32";
+  std::string schedule = "linear";
   double sigma_min = 0, sigma_max = 0, rho = 7;
 };
 
@@ -51,6 +52,9 @@ void declare_generate(CLI::App& app, GenerateOptions& o) {
   app.add_option("--sigma_max,--sigma-max", o.sigma_max,
                  "highest noise level (denoisers; default: the model's)");
   app.add_option("--rho", o.rho, "exponent of the noise levels (denoisers)")
+      ->capture_default_str();
+  app.add_option("--schedule", o.schedule,
+                 "noise schedule of the ODE as EDM names them; linear (sigma = t)")
       ->capture_default_str();
   app.add_option("--grid", o.files.grid, "all images in one PNG, rows of --grid-cols");
   app.add_option("--grid-cols,--grid_cols", o.files.grid_columns, "columns of --grid")
@@ -114,6 +118,8 @@ int run_generate(std::span<const std::string> arguments) {
   if (!o.latents.empty() && app.count("--seeds"))
     throw UsageError("--latents and --seeds exclude each other");
   FM_CHECK_USAGE(o.batch >= 1, "--batch: at least 1, not ", o.batch);
+  FM_CHECK_USAGE(o.schedule == "linear", "--schedule: unknown schedule '", o.schedule,
+                 "'; known: linear (give other noise levels by --sigma_steps)");
   const at::ScalarType precision = parse_precision(o.dtype, "--dtype");
   const at::Device device = parse_device(o.device);
 

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "apps/cli.h"
 #include "apps/train_setup.h"
@@ -25,12 +26,12 @@ struct TwinFlag {
   const char* flag;
   const char* key;
   const char* help;
-  enum class Kind { text, number, boolean, mimg, kimg } kind;
+  enum class Kind { text, path, number, boolean, mimg, kimg } kind;
 };
 
 constexpr TwinFlag kTwins[] = {
     {"--data", "data.path", "data set: EDM zip, folder of idx files, ...",
-     TwinFlag::Kind::text},
+     TwinFlag::Kind::path},
     {"--cond", "data.labels", "use class labels (1/0)", TwinFlag::Kind::boolean},
     {"--arch", "network.type", "network: ddpmpp, ncsnpp, mlp", TwinFlag::Kind::text},
     {"--precond", "preconditioning.type", "preconditioning: edm, vp, ve, flow",
@@ -57,19 +58,20 @@ constexpr TwinFlag kTwins[] = {
     {"--device", "trainer.device", "cpu, cuda, cuda:1", TwinFlag::Kind::text},
 };
 
+std::string json_text(const std::string& text) { return nlohmann::json(text).dump(); }
+
+// The value as a JSON text; counts stay as they were typed ("200Ki", "0.5").
 std::string twin_json(const TwinFlag& twin, const std::string& text) {
   switch (twin.kind) {
-    case TwinFlag::Kind::text: return "\"" + text + "\"";
+    case TwinFlag::Kind::text: return json_text(text);
+    case TwinFlag::Kind::path: return json_text(fs::absolute(text).string());
     case TwinFlag::Kind::boolean: return parse_bool(text, twin.flag) ? "true" : "false";
     case TwinFlag::Kind::number:
-      parse_double(text, twin.flag);
-      return format("%.17g", parse_double(text, twin.flag));
-    case TwinFlag::Kind::mimg:
-      return std::to_string(parse_count(text, CountUnit::mimg, twin.flag)) + "e-6";
-    case TwinFlag::Kind::kimg:
-      return std::to_string(parse_count(text, CountUnit::kimg, twin.flag)) + "e-3";
+      return nlohmann::json(parse_double(text, twin.flag)).dump();
+    case TwinFlag::Kind::mimg: parse_count(text, CountUnit::mimg, twin.flag); break;
+    case TwinFlag::Kind::kimg: parse_count(text, CountUnit::kimg, twin.flag); break;
   }
-  return {};
+  return nlohmann::json::accept(text) ? text : json_text(text);
 }
 
 struct TrainArguments {
@@ -83,12 +85,7 @@ void apply_flags(const TrainArguments& arguments, Config& config) {
   for (std::size_t i = 0; i < std::size(kTwins); ++i) {
     if (arguments.twins[i].empty()) continue;
     const TwinFlag& twin = kTwins[i];
-    if (std::string_view(twin.flag) == "--data")
-      config.set_json("data.path",
-                      "\"" + fs::absolute(arguments.twins[i]).string() + "\"",
-                      "--data");
-    else
-      config.set_json(twin.key, twin_json(twin, arguments.twins[i]), twin.flag);
+    config.set_json(twin.key, twin_json(twin, arguments.twins[i]), twin.flag);
   }
   if (!arguments.cres.empty())
     config.set_json("network.channel_mult", "[" + join(arguments.cres, ",") + "]",
@@ -101,7 +98,7 @@ void apply_flags(const TrainArguments& arguments, Config& config) {
                     "--ema");
   }
   if (!arguments.transfer.empty())
-    config.set_json("transfer", "\"" + fs::absolute(arguments.transfer).string() + "\"",
+    config.set_json("transfer", json_text(fs::absolute(arguments.transfer).string()),
                     "--transfer");
   for (std::string text : arguments.overrides) {
     if (text == "-" || text == "--") continue;
@@ -144,9 +141,9 @@ int run_train(std::span<const std::string> words) {
   if (!parse_arguments(app, words)) return 0;
   // `--section.key=value` reaches us as an extra.
   for (const std::string& extra : app.remaining()) {
-    FM_CHECK_USAGE(extra == "-" || (extra.find('.') != std::string::npos &&
-                                    extra.find('=') != std::string::npos),
-                   "unknown argument '", extra, "'; see flowmap train --help");
+    const std::string name = extra.substr(0, extra.find('='));
+    FM_CHECK_USAGE(extra == "-" || (name.find('.') != std::string::npos && name != extra),
+                   "unknown option '", name, "'", suggestion(name, flag_names(app)));
     arguments.overrides.push_back(extra);
   }
 
@@ -156,9 +153,11 @@ int run_train(std::span<const std::string> words) {
   std::optional<fs::path> state;
   if (!arguments.resume.empty()) {
     run = run_of(arguments.resume);
-    state = fs::exists(fs::path(arguments.resume) / "state.json")
-                ? fs::path(arguments.resume)
-                : latest_state(run);
+    state = latest_state(run);
+    const fs::path named(arguments.resume);
+    FM_CHECK_USAGE(!fs::exists(named / "state.json") || fs::equivalent(named, *state),
+                   "--resume: ", state->string(), " is newer than ", named.string(),
+                   "; move it away to go back in time");
     if (arguments.config.empty()) arguments.config = (run / "training_options.json");
   } else if (arguments.nosubdir) {
     FM_CHECK_USAGE(!arguments.outdir.empty(), "--nosubdir needs --outdir");
@@ -168,7 +167,7 @@ int run_train(std::span<const std::string> words) {
   config = arguments.config.empty() ? edm_defaults() : Config::from_file(arguments.config);
   apply_flags(arguments, config);
 
-  TrainSetup setup = prepare_training(config);
+  TrainSetup setup = prepare_training(config, state.has_value());
   if (arguments.dry_run) {
     log_line(dry_run_report(setup, config));
     return 0;

@@ -18,6 +18,7 @@ struct BuildContext {
   const Config& config;
   DatasetInfo data;
   std::uint64_t seed = 0;
+  bool load_transfer = true;  // false: weights are about to come from a training state
 };
 
 struct MethodEntry {

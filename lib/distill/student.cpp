@@ -20,7 +20,7 @@ Player make_student(const BuildContext& context) {
     if (resolved.contains(key)) parts[key] = resolved[key];
   player.spec_json = parts.dump();
   const std::string transfer = context.config.path("transfer", "");
-  if (!transfer.empty()) {
+  if (!transfer.empty() && context.load_transfer) {
     const int64_t copied = load_weights(transfer, *player.model, true);
     FM_CHECK_USAGE(copied > 0, "transfer: ", transfer,
                    " has no tensor whose name and shape fit this network");

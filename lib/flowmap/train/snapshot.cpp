@@ -142,4 +142,22 @@ int64_t load_weights(const std::filesystem::path& path, Model& model, bool parti
   return copy_from_file(SafetensorsReader(path), model, partial);
 }
 
+void record_score(const std::filesystem::path& path, const std::string& name,
+                  double value, int64_t num_images, const std::string& how) {
+  const SafetensorsReader reader(path);
+  std::map<std::string, std::string> metadata = reader.metadata();
+  if (!metadata.contains("flowmap") || !metadata.contains("spec"))
+    throw DataError(path.string(), {}, "a snapshot of this program",
+                    "a file without its metadata");
+  auto scores = nlohmann::json::parse(metadata["scores"], nullptr, false);
+  if (!scores.is_object()) scores = nlohmann::json::object();
+  scores[how.empty() ? name : name + " " + how] = {{"value", value},
+                                                   {"num_images", num_images}};
+  metadata["scores"] = scores.dump();
+  std::vector<SafetensorsItem> items;
+  for (const SafetensorsEntry& entry : reader.entries())
+    items.push_back({entry.name, entry.dtype, entry.shape, reader.data(entry)});
+  write_safetensors(path, std::move(items), metadata);
+}
+
 }  // namespace flowmap
