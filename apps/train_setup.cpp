@@ -84,8 +84,8 @@ void check_same_run(const std::filesystem::path& options_file,
   if (!before.is_object())
     throw DataError(options_file.string(), {}, "a configuration", "something else");
   const std::vector<std::string> structural = {
-      "/network", "/preconditioning", "/data", "/method/type", "/trainer/batch",
-      "/trainer/seed", "/trainer/optimizer/type", "/trainer/ema"};
+      "/network", "/preconditioning", "/data", "/method", "/trainer/batch",
+      "/trainer/seed", "/trainer/xflip", "/trainer/optimizer/type", "/trainer/ema"};
   for (const auto& change : nlohmann::json::diff(before, now)) {
     const std::string path = change["path"];
     const bool refuse =
@@ -96,7 +96,9 @@ void check_same_run(const std::filesystem::path& options_file,
     const auto value = [&](const nlohmann::json& tree) {
       return tree.contains(pointer) ? tree.at(pointer).dump() : std::string("not set");
     };
-    const std::string what = path.substr(1) + " was " + value(before) + ", now " +
+    std::string key = path.substr(1);
+    std::replace(key.begin(), key.end(), '/', '.');
+    const std::string what = key + " was " + value(before) + ", now " +
                              value(now);
     FM_CHECK_USAGE(!refuse, "cannot continue ", options_file.parent_path().string(), ": ",
                    what, "; start a new run with --outdir (and --transfer for weights)");
@@ -121,26 +123,36 @@ TrainerHooks training_hooks(const TrainSetup& setup) {
   TrainerHooks hooks;
   hooks.on_snapshot = [=](const SnapshotEvent& event) {
     const at::NoGradGuard no_grad;
-    const int64_t count = data.images ? 64 : 16384;
-    std::vector<std::uint64_t> seeds;
-    for (int64_t i = 0; i < count; ++i) seeds.push_back(static_cast<std::uint64_t>(i));
-    const Draw draw = Draw::per_seed(seeds);
+    const int64_t count = data.images ? 64 : 8192, chunk = data.images ? 8 : 2048;
     const at::Device device = event.model->parameters().front().device();
-    Condition condition;
-    if (data.label_dim > 0)
-      // A class a column: row k of the grid shows classes 0, 1, 2, ...
-      condition.class_labels =
-          at::eye(data.label_dim).index_select(0, at::arange(count) % data.label_dim)
-              .to(device);
     samplers::SampleOptions options;
     options.steps = steps;
     const samplers::Schedule schedule =
         samplers::make_schedule(event.model->info(), options);
-    const at::Tensor latents = draw.normal("latents", data.sample_shape).to(device);
-    const at::Tensor samples =
-        sampler->sample(*event.model, latents, condition, schedule, draw);
+    LiveLine live;
+    std::vector<at::Tensor> parts;
+    for (int64_t first = 0; first < count; first += chunk) {
+      // A grid may take longer than many steps; Ctrl-C must not wait for it.
+      if (interrupted()) return;
+      live.update(format("grid of samples: %lld of %lld", static_cast<long long>(first),
+                         static_cast<long long>(count)));
+      std::vector<std::uint64_t> seeds;
+      for (int64_t i = first; i < first + chunk; ++i)
+        seeds.push_back(static_cast<std::uint64_t>(i));
+      const Draw draw = Draw::per_seed(seeds);
+      Condition condition;
+      if (data.label_dim > 0)  // classes 0, 1, 2, ... in turn
+        condition.class_labels =
+            at::eye(data.label_dim)
+                .index_select(0, at::arange(first, first + chunk) % data.label_dim)
+                .to(device);
+      const at::Tensor latents = draw.normal("latents", data.sample_shape).to(device);
+      parts.push_back(sampler->sample(*event.model, latents, condition, schedule, draw)
+                          .to(at::kFloat)
+                          .cpu());
+    }
     write_png(event.run / (kimg_text(event.images_seen) + ".png"),
-              samples_picture(samples.to(at::kFloat).cpu(), 8));
+              samples_picture(at::cat(parts), 8));
   };
   return hooks;
 }

@@ -75,7 +75,7 @@ std::string twin_json(const TwinFlag& twin, const std::string& text) {
 }
 
 struct TrainArguments {
-  std::string config, outdir, desc, resume, transfer, ema;
+  std::string config, outdir, desc, resume, transfer, ema, augment, fp16, ls;
   std::vector<std::string> cres, ignored, overrides;
   bool nosubdir = false, dry_run = false;
   std::vector<std::string> twins = std::vector<std::string>(std::size(kTwins));
@@ -104,6 +104,24 @@ void apply_flags(const TrainArguments& arguments, Config& config) {
     if (text == "-" || text == "--") continue;
     config.set_override(text, "command line");
   }
+}
+
+// Settings of EDM's that would train something else than they say.
+void refuse_what_differs(const TrainArguments& a) {
+  FM_CHECK_USAGE(a.augment.empty() || parse_double(a.augment, "--augment") == 0,
+                 "--augment: there is no augmentation here; pass --augment=0");
+  FM_CHECK_USAGE(a.fp16.empty() || !parse_bool(a.fp16, "--fp16"),
+                 "--fp16: not offered, it diverges without loss scaling; use ",
+                 "--precision bf16");
+  FM_CHECK_USAGE(a.ls.empty() || parse_double(a.ls, "--ls") == 1,
+                 "--ls: loss scaling is for fp16, which is not offered; pass --ls=1");
+  FM_CHECK_USAGE(a.resume.empty() || a.outdir.empty(),
+                 "--resume and --outdir exclude each other: a run continues in its own ",
+                 "folder");
+  FM_CHECK_USAGE(a.resume.empty() || a.transfer.empty(),
+                 "--resume and --transfer exclude each other");
+  FM_CHECK_USAGE(a.desc.find('/') == std::string::npos, "--desc: '", a.desc,
+                 "' may hold no '/'");
 }
 
 }  // namespace
@@ -136,6 +154,9 @@ int run_train(std::span<const std::string> words) {
                    std::string(kTwins[i].help) + "  [" + kTwins[i].key + "]");
   for (const char* flag : {"--workers", "--bench", "--cache"})
     app.add_option(flag, arguments.ignored, "accepted for EDM's sake, has no effect");
+  app.add_option("--augment", arguments.augment, "EDM's augmentation: only 0");
+  app.add_option("--fp16", arguments.fp16, "EDM's half precision: only 0");
+  app.add_option("--ls", arguments.ls, "EDM's loss scaling: only 1");
   app.add_option("overrides", arguments.overrides, "key=value settings");
   app.allow_extras();
   if (!parse_arguments(app, words)) return 0;
@@ -147,6 +168,7 @@ int run_train(std::span<const std::string> words) {
     arguments.overrides.push_back(extra);
   }
 
+  refuse_what_differs(arguments);
   install_interrupt_handler();
   Config config;
   fs::path run;
@@ -187,13 +209,18 @@ int run_train(std::span<const std::string> words) {
 
   Trainer trainer(setup.options, setup.task, setup.dataset, run, training_hooks(setup));
   if (state) {
-    trainer.resume(*state);
+    try {
+      trainer.resume(*state);
+    } catch (const DataError& error) {
+      throw Error(std::string(error.what()) + "; move " + state->string() +
+                  " away to continue from the state before it");
+    }
     log_line("continuing from " + state->filename().string());
   }
   const Trainer::Outcome outcome = trainer.run();
   if (outcome == Trainer::Outcome::interrupted) {
-    log_line("interrupted; everything is saved. Continue with:\n  flowmap train --resume " +
-             run.string());
+    log_line("interrupted; everything is saved. Continue with:\n  flowmap train --resume '" +
+             fs::absolute(run).lexically_normal().string() + "'");
     return 130;
   }
   log_line("finished: " + run.string());

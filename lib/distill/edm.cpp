@@ -3,6 +3,7 @@
 
 #include "distill/flow_map_losses.h"
 #include "distill/method.h"
+#include "flowmap/base/error.h"
 
 namespace flowmap::distill {
 namespace {
@@ -15,6 +16,12 @@ class EdmLoss : public Task {
     const Config options = context.config.child("method");
     p_mean_ = options.number("P_mean", -1.2, -10, 10);
     p_std_ = options.number("P_std", 1.2, 1e-6, 10);
+    const std::string preconditioning =
+        context.config.child("preconditioning").string("type");
+    FM_CHECK_USAGE(preconditioning == "edm",
+                   context.config.where("preconditioning.type"), ": method edm is EDM's ",
+                   "loss under EDM's preconditioning; '", preconditioning,
+                   "' has a loss of its own, which no method here trains");
     players_.push_back(make_student(context));
   }
 

@@ -45,4 +45,30 @@ template <class T>
 void group_norm_backward_cpu(const NormGroup<T>& group, const NormStats<T>& stats,
                              const T* a, const T* ad, T* gx, T* gu, T* gweight, T* gbias);
 
+// There for float and double; said here so that no caller instantiates the templates.
+template <>
+void silu_forward_cpu(const float* z, const float* zd, float* y, float* yd, std::int64_t n);
+template <>
+void silu_backward_cpu(const float* z, const float* zd, const float* a, const float* ad,
+                       float* gz, float* gzd, std::int64_t n);
+template <>
+NormStats<float> group_norm_forward_cpu(const NormGroup<float>& group, const float* bias,
+                                      float eps, float* y, float* yd);
+template <>
+void group_norm_backward_cpu(const NormGroup<float>& group, const NormStats<float>& stats,
+                             const float* a, const float* ad, float* gx, float* gu,
+                             float* gweight, float* gbias);
+template <>
+void silu_forward_cpu(const double* z, const double* zd, double* y, double* yd, std::int64_t n);
+template <>
+void silu_backward_cpu(const double* z, const double* zd, const double* a, const double* ad,
+                       double* gz, double* gzd, std::int64_t n);
+template <>
+NormStats<double> group_norm_forward_cpu(const NormGroup<double>& group, const double* bias,
+                                      double eps, double* y, double* yd);
+template <>
+void group_norm_backward_cpu(const NormGroup<double>& group, const NormStats<double>& stats,
+                             const double* a, const double* ad, double* gx, double* gu,
+                             double* gweight, double* gbias);
+
 }  // namespace flowmap::ops::detail

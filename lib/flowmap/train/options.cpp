@@ -9,6 +9,8 @@ TrainOptions read_train_options(const Config& config) {
   const Config trainer = config.child("trainer");
   TrainOptions options;
   options.duration = trainer.count("duration", 2, 200'000'000);
+  FM_CHECK_USAGE(options.duration > 0, trainer.where("duration"),
+                 ": trainer.duration must be at least one image");
   options.batch = trainer.integer("batch", 512, 1, 1 << 24);
   options.batch_gpu = trainer.integer("batch_gpu", 0, 0, 1 << 24);
   if (options.batch_gpu == 0) options.batch_gpu = options.batch;
@@ -33,6 +35,8 @@ TrainOptions read_train_options(const Config& config) {
   options.device = trainer.string("device", "cpu");
   options.optimizer = read_optimizer_options(trainer.child("optimizer"));
   options.lr = read_lr_schedule(trainer, options.duration);
+  FM_CHECK_USAGE(options.lr.base > 0, trainer.where("lr"),
+                 ": trainer.lr must be above 0");
   options.ema = read_ema_profiles(trainer);
   return options;
 }
