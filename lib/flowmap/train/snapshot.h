@@ -38,8 +38,8 @@ Snapshot load_snapshot(const std::filesystem::path& path);
 int64_t load_weights(const std::filesystem::path& path, Model& model, bool partial);
 
 // Adds a score to the metadata "scores" of a snapshot, which is rewritten atomically:
-// {"NAME HOW": {"value": v, "num_images": n}}; HOW ("1 step") may be empty. Throws DataError where the file is no
-// snapshot.
+// {"NAME HOW": {"value": v, "num_images": n}}; HOW ("1 step") may be empty. Throws
+// DataError where the file is no snapshot.
 void record_score(const std::filesystem::path& path, const std::string& name,
                   double value, int64_t num_images, const std::string& how);
 
