@@ -214,8 +214,8 @@ void Trainer::status() {
   const double kimg = static_cast<double>(clock_.images_seen) / 1000;
   const double tick_kimg =
       static_cast<double>(clock_.images_seen - tick_images_) / 1000;
-  // Rounded up: the line at the end of a run that is no multiple of a tick counts too.
-  const int64_t tick = (clock_.images_seen + options_.tick - 1) / options_.tick;
+  // The line at the end of a run that is no multiple of a tick counts as one more.
+  const int64_t tick = clock_.images_seen / options_.tick + (due(1) ? 0 : 1);
   const double per_kimg = tick_kimg > 0 ? tick_seconds / tick_kimg : 0;
   const double rate = tick_seconds > 0 ? tick_kimg * 1000 / tick_seconds : 0;
   stats_.add("Progress/tick", static_cast<double>(tick));
