@@ -1,6 +1,9 @@
 // What the verbs share: the table of verbs, argument parsing, and messages.
 #pragma once
 
+#include <cstdint>
+#include <functional>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,11 +25,25 @@ struct Verb {
 const std::vector<Verb>& verbs();
 
 // Parses with CLI11. `--help` prints and returns false; errors become UsageError with the
-// verb and the nearest flag. Flags take `--a=b` and `--a b`.
+// flag and what it takes, or the nearest flag. Flags take `--a=b` and `--a b`.
 bool parse_arguments(CLI::App& app, std::span<const std::string> arguments);
 
 // "--name" and "-n" of every option, for hints.
 std::vector<std::string> flag_names(const CLI::App& app);
+// "; did you mean '--steps'?", or "; see flowmap VERB --help" where no flag is near.
+std::string flag_hint(const std::string& name, const CLI::App& app);
+
+// Checks for CLI11 options: they return "" or what is accepted, "at least 1, not 0".
+using FlagCheck = std::function<std::string(const std::string&)>;
+FlagCheck whole_number(std::int64_t least,
+                       std::int64_t most = std::numeric_limits<std::int64_t>::max());
+// Finite and above 0.
+FlagCheck positive_number();
+// For names of files: any text but "".
+FlagCheck not_empty();
+
+// Runs `action`; a UsageError out of it gets "FLAG: " in front.
+void under_flag(const std::string& flag, const std::function<void()>& action);
 
 // Version and build facts, several lines.
 std::string version_text();

@@ -1,5 +1,5 @@
 // The one binary: finds the verb, runs it, and turns exceptions into messages and exit
-// codes (0 done, 1 failed, 2 asked for something that cannot be).
+// codes: 0 done, 1 failed, 2 asked for something that cannot be, 130 stopped (Ctrl-C).
 #include <c10/util/Exception.h>
 
 #include <cstdio>
@@ -62,6 +62,8 @@ int main(int argc, char** argv) {
     return code;
   } catch (const flowmap::UsageError& error) {
     return fail(speaker, error.what(), 2);
+  } catch (const flowmap::Interrupted& error) {
+    return fail(speaker, error.what(), 130);
   } catch (const c10::Error& error) {
     return fail(speaker, error.what_without_backtrace(), 1);
   } catch (const std::bad_alloc&) {

@@ -79,7 +79,7 @@ void SampleWriter::write_pictures(const at::Tensor& bytes,
   for (int64_t i = 0; i < bytes.size(0); ++i) {
     const std::int64_t number = numbers_[static_cast<std::size_t>(batch.first + i)];
     const std::filesystem::path path = files_.image_path(number);
-    if (!files_.overwrite && std::filesystem::exists(path)) {
+    if (!files_.overwrite && std::filesystem::is_regular_file(path)) {
       ++kept_;
       continue;
     }

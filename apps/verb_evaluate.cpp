@@ -2,7 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <array>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -52,11 +52,27 @@ class EvaluationInputs {
       throw UsageError("--inputs: 'x' has shape " + shape_text(x.sizes()) +
                        ", but the network takes [B" +
                        shape_text(sample_shape).replace(0, 1, ", "));
+    FM_CHECK_USAGE(x.size(0) > 0, "--inputs: 'x' of shape ", shape_text(x.sizes()),
+                   " holds no samples; give one or more");
     return with_tangent("x", x);
   }
 
-  // [B]; a lone number stands for all rows.
+  // [B]; a lone number stands for all rows. s and t lie in [0, 1], sigma is not negative.
   Dual times(const std::string& name) const {
+    const double most = name == "sigma" ? std::numeric_limits<double>::infinity() : 1;
+    // Negated, so that NaN is refused.
+    const at::Tensor given = optional(name);
+    const at::Tensor wrong = given.ge(0).logical_and(given.le(most)).logical_not();
+    if (wrong.any().item<bool>())
+      throw UsageError(format("--inputs: '%s' holds %g; expected %s", name.c_str(),
+                              given.masked_select(wrong)[0].item<double>(),
+                              name == "sigma" ? "noise levels of 0 or more"
+                                              : "times in [0, 1], 0 noise and 1 data"));
+    return any_times(name);
+  }
+
+  // [B], of any value.
+  Dual any_times(const std::string& name) const {
     const int64_t batch = optional("x").size(0);
     const Dual given = with_tangent(name, optional(name));
     const auto fits = given.value.dim() <= 1 &&
@@ -131,14 +147,14 @@ Dual evaluate_view(Model& model, const std::string& view, const EvaluationInputs
   // raw: the numbers go into the network as they are.
   if (in.has("sigma")) {
     require_times(in, view, {"sigma"});
-    return model.raw(x, in.times("sigma"), {}, condition, context);
+    return model.raw(x, in.any_times("sigma"), {}, condition, context);
   }
   if (!in.has("s")) {
     require_times(in, view, {"t"});
-    return model.raw(x, in.times("t"), {}, condition, context);
+    return model.raw(x, in.any_times("t"), {}, condition, context);
   }
   require_times(in, view, {"s", "t"});
-  return model.raw(x, in.times("s"), in.times("t"), condition, context);
+  return model.raw(x, in.any_times("s"), in.any_times("t"), condition, context);
 }
 
 }  // namespace
@@ -154,12 +170,11 @@ int run_evaluate(std::span<const std::string> arguments) {
   bool overwrite = false;
   app.add_option("--network", network, "snapshot")->required();
   app.add_option("--inputs", inputs, "safetensors to read")->required();
-  app.add_option("--dest", dest, "safetensors to write")->required();
+  app.add_option("--dest", dest, "safetensors to write")->required()->check(not_empty());
   app.add_option("--view", view,
                  "raw: the network alone, times as it takes them; denoised: D(x; sigma); "
                  "velocity: v_{t,t} of x and t, v_{s,t} of x, s and t; map: X_{s,t} "
-                 "(default: denoised for denoisers, else velocity)")
-      ->check(CLI::IsMember(kViews));
+                 "(default: denoised for denoisers, else velocity)");
   app.add_option("--dtype", dtype, "float32, bf16 or float64")->capture_default_str();
   app.add_option("--device", device_text, "cpu, cuda, cuda:N (default: cuda where found)");
   app.add_flag("--overwrite", overwrite, "replace OUT if it is there");
@@ -168,6 +183,11 @@ int run_evaluate(std::span<const std::string> arguments) {
   if (!parse_arguments(app, arguments)) return 0;
   const at::ScalarType precision = parse_precision(dtype, "--dtype");
   const at::Device device = parse_device(device_text);
+  const bool known = std::count(kViews.begin(), kViews.end(), view) > 0;
+  FM_CHECK_USAGE(known || app.count("--view") == 0,
+                 "--view: unknown view '", view, "'", suggestion(view, kViews));
+  require_file(network, "--network");
+  require_file(inputs, "--inputs");
   prepare_output(dest, overwrite, "--dest");
   const Snapshot snapshot = load_model(network, device, precision);
   const auto type = precision == at::kDouble ? at::kDouble : at::kFloat;

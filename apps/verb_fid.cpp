@@ -14,9 +14,10 @@
 
 #include "apps/cli.h"
 #include "apps/image_source.h"
+#include "apps/run_options.h"
 #include "flowmap/base/error.h"
-#include "flowmap/base/file.h"
 #include "flowmap/base/log.h"
+#include "flowmap/base/safetensors.h"
 #include "flowmap/base/text.h"
 #include "flowmap/draw.h"
 #include "flowmap/train/snapshot.h"
@@ -34,7 +35,7 @@ struct FidOptions {
   std::string images, ref, dest;
   std::string num, metrics = "fd", detector, record, record_as;
   int64_t seed = 0, batch = 64;
-  bool json = false, force = false;
+  bool json = false, force = false, overwrite = false;
 };
 
 // "10k", "500".
@@ -42,21 +43,36 @@ std::string count_text(int64_t count) {
   return count % 1000 == 0 ? std::to_string(count / 1000) + "k" : std::to_string(count);
 }
 
+bool is_detector_file(const std::string& given) {
+  return given.find('/') != std::string::npos ||
+         ends_with_ignoring_case(given, ".safetensors");
+}
+
+// What can be refused before any sample is read.
+void check_detector_name(const std::string& given) {
+  if (given.empty()) return;
+  if (is_detector_file(given)) return require_file(given, "--detector");
+  std::vector<std::string> names;
+  for (const auto& entry : metrics::detector_registry()) names.emplace_back(entry.name);
+  FM_CHECK_USAGE(std::count(names.begin(), names.end(), given), "--detector: unknown "
+                 "detector '", given, "'", suggestion(given, names));
+}
+
 // --detector NAME or FILE; by default what the samples are made for.
 std::shared_ptr<Detector> open_detector(const std::string& given,
                                         const DatasetInfo& info) {
   Config options;
   std::string name = given;
-  const bool is_file = given.find('/') != std::string::npos ||
-                       ends_with_ignoring_case(given, ".safetensors");
   if (given.empty()) name = info.images ? "fmnist64" : "points";
-  if (is_file) {
+  if (is_detector_file(given)) {
     name = "fmnist64";
     options.set_json("path", nlohmann::json(given).dump(), "--detector");
   }
   if (name == "points" && !info.images)
     options.set_json("dimensions", std::to_string(info.sample_shape.at(0)), "samples");
-  return metrics::make_detector(name, options);
+  std::shared_ptr<Detector> detector;
+  under_flag("--detector", [&] { detector = metrics::make_detector(name, options); });
+  return detector;
 }
 
 metrics::FeatureSource feature_source(const Detector& detector, const DatasetInfo& info) {
@@ -87,7 +103,8 @@ FeatureSet gather_features(const Dataset& data, const std::vector<int64_t>& rows
   LiveLine line;
   for (int64_t begin = 0; begin < total; begin += batch) {
     const int64_t size = std::min(batch, total - begin);
-    set.add(detector.features(data.samples(index.narrow(0, begin, size))));
+    const at::Tensor samples = data.samples(index.narrow(0, begin, size));
+    under_flag("--detector", [&] { set.add(detector.features(samples)); });
     line.update(format("%s: features of %lld / %lld", what,
                        static_cast<long long>(begin + size),
                        static_cast<long long>(total)));
@@ -110,13 +127,16 @@ struct Reference {
 Reference open_reference(const FidOptions& o, const std::shared_ptr<Detector>& detector,
                          const DatasetInfo& info, bool keep) {
   const auto ours = feature_source(*detector, info);
-  FM_CHECK_USAGE(fs::exists(o.ref), "--ref: ", o.ref, " does not exist");
   if (metrics::is_statistics_file(o.ref) || ends_with_ignoring_case(o.ref, ".pkl")) {
-    const auto statistics = metrics::read_statistics(o.ref);
-    for (const std::string& warning : metrics::check_comparable(
-             statistics, o.ref, ours, detector->dimensions(), o.force))
-      log_warning(warning);
-    return {statistics.set, statistics.num_images};
+    Reference reference;
+    under_flag("--ref", [&] {
+      const auto statistics = metrics::read_statistics(o.ref);
+      for (const std::string& warning : metrics::check_comparable(
+               statistics, o.ref, ours, detector->dimensions(), o.force))
+        log_warning(warning);
+      reference = {statistics.set, statistics.num_images};
+    });
+    return reference;
   }
   const auto data = open_samples(o.ref, "--ref");
   const DatasetInfo other = data->info();
@@ -137,6 +157,15 @@ std::string detector_text(const Detector& detector) {
   return text;
 }
 
+// Scores go into metadata that only snapshots have.
+void check_record(const std::string& path) {
+  require_file(path, "--record");
+  const auto metadata = SafetensorsReader(path).metadata();
+  FM_CHECK_USAGE(metadata.contains("flowmap") && metadata.contains("spec"), "--record: ",
+                 path, " is no snapshot of this program; take "
+                 "network-snapshot-*.safetensors of a run");
+}
+
 int fid_calc(const FidOptions& o) {
   struct Asked {
     std::string name;
@@ -146,12 +175,19 @@ int fid_calc(const FidOptions& o) {
   bool keep = false, compare = false;
   for (const std::string& name : split(o.metrics, ',')) {
     const std::string trimmed(trim(name));
-    asked.push_back({trimmed, metrics::make_metric(trimmed, Config())});
+    under_flag("--metrics", [&] {
+      asked.push_back({trimmed, metrics::make_metric(trimmed, Config())});
+    });
     keep = keep || asked.back().metric->needs_features();
     compare = compare || asked.back().metric->needs_reference();
   }
   FM_CHECK_USAGE(!compare || !o.ref.empty(), "--ref: metric ", o.metrics, " needs a "
                  "reference: statistics (`flowmap fid ref`), a folder, a zip, IDX files");
+
+  FM_CHECK_USAGE(o.ref.empty() || fs::exists(o.ref), "--ref: ", o.ref,
+                 " does not exist");
+  check_detector_name(o.detector);
+  if (!o.record.empty()) check_record(o.record);
 
   const auto data = open_samples(o.images, "--images");
   const DatasetInfo info = data->info();
@@ -161,11 +197,12 @@ int fid_calc(const FidOptions& o) {
                  noun, ", --num asks for ", num, o.num.empty() ? " (the default)" : "",
                  "; make more or pass --num ", info.count);
   const auto detector = open_detector(o.detector, info);
+  // First, so that statistics that do not fit are refused at once.
+  Reference reference;
+  if (compare) reference = open_reference(o, detector, info, false);
   const FeatureSet generated =
       gather_features(*data, choose_rows(info.count, num, o.seed), *detector, o.batch,
                       keep, noun);
-  Reference reference;
-  if (compare) reference = open_reference(o, detector, info, false);
 
   nlohmann::json report = {{"results", nlohmann::json::object()},
                            {"num_images", num},
@@ -180,9 +217,12 @@ int fid_calc(const FidOptions& o) {
   }
   for (const Asked& one : asked) {
     const bool compares = one.metric->needs_reference();
-    const metrics::Result result = {
+    metrics::Result result = {
         compares ? one.name + "_" + detector->name() + "_" + count_text(num) : one.name,
-        one.metric->compute(reference.set, generated), num};
+        0, num};
+    under_flag("--metrics " + one.name, [&] {
+      result.value = one.metric->compute(reference.set, generated);
+    });
     std::string facts = std::to_string(num) + " " + noun;
     if (compares)
       facts += " against " +
@@ -205,6 +245,10 @@ int fid_calc(const FidOptions& o) {
 }
 
 int fid_ref(const FidOptions& o) {
+  // Read back by its ending, and numpy adds it to other names.
+  require_ending(o.dest, ".npz", "--dest");
+  prepare_output(o.dest, o.overwrite, "--dest");
+  check_detector_name(o.detector);
   const auto data = open_samples(o.images, "--data");
   const DatasetInfo info = data->info();
   const int64_t num = wanted_count(o.num, info.count);
@@ -214,9 +258,7 @@ int fid_ref(const FidOptions& o) {
   const FeatureSet set =
       gather_features(*data, choose_rows(info.count, num, o.seed), *detector, o.batch,
                       false, "data");
-  const fs::path dest = o.dest;
-  if (dest.has_parent_path()) make_directories(dest.parent_path());
-  metrics::write_statistics(dest, set, feature_source(*detector, info));
+  metrics::write_statistics(o.dest, set, feature_source(*detector, info));
   log_line(format("%s: statistics of %lld samples, %s", o.dest.c_str(),
                   static_cast<long long>(num), detector_text(*detector).c_str()));
   return 0;
@@ -224,13 +266,15 @@ int fid_ref(const FidOptions& o) {
 
 void add_common(CLI::App& verb, FidOptions& o) {
   verb.add_option("--num", o.num, "how many samples; where there are more, a random "
-                  "subset (calc: 50000, ref: all)");
+                  "subset (calc: 50000, ref: all)")
+      ->check(not_empty());
   verb.add_option("--seed", o.seed, "of that subset")
-      ->check(CLI::NonNegativeNumber)->capture_default_str();
+      ->check(whole_number(0))->capture_default_str();
   verb.add_option("--batch", o.batch, "samples at once")
-      ->check(CLI::Range(1, 1 << 20))->capture_default_str();
+      ->check(whole_number(1, 1 << 20))->capture_default_str();
   verb.add_option("--detector", o.detector, "fmnist64, points, or a classifier's "
-                  "snapshot (.safetensors); by default what fits the samples");
+                  "snapshot (.safetensors); by default what fits the samples")
+      ->check(not_empty());
 }
 
 }  // namespace
@@ -247,19 +291,22 @@ int run_fid(std::span<const std::string> arguments) {
   CLI::App* calc = app.add_subcommand("calc", "distance of samples from a reference");
   calc->add_option("--images", o.images, "folder of PNG/JPEG, EDM zip, npz (arr_0 or "
                    "points), IDX files");
-  calc->add_option("--ref", o.ref, "statistics npz, or samples as for --images");
+  calc->add_option("--ref", o.ref, "statistics npz, or samples as for --images")
+      ->check(not_empty());
   calc->add_option("--metrics", o.metrics, "comma list of fd, kl48 (klM)")
       ->capture_default_str();
   calc->add_flag("--json", o.json, "the result as one JSON object");
   calc->add_flag("--force", o.force, "compare with statistics of another detector, mode "
                  "or resolution");
   calc->add_option("--record", o.record,
-                   "snapshot whose metadata takes the scores (flowmap inspect)");
+                   "snapshot whose metadata takes the scores (flowmap inspect)")
+      ->check(not_empty());
   calc->add_option("--record-as", o.record_as, "how they were made, e.g. \"1 step\"");
   add_common(*calc, o);
   CLI::App* ref = app.add_subcommand("ref", "statistics of a data set, for --ref");
   ref->add_option("--data", o.images, "samples as for --images");
   ref->add_option("--dest", o.dest, "npz to write");
+  ref->add_flag("--overwrite", o.overwrite, "replace the npz if it is there");
   add_common(*ref, o);
   if (!parse_arguments(app, arguments)) return 0;
   // Not left to CLI11, which would name a missing flag before a mistyped one.

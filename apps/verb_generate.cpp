@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "apps/cli.h"
@@ -33,40 +34,50 @@ void declare_generate(CLI::App& app, GenerateOptions& o) {
   app.add_option("--network", o.network, "snapshot to sample from")->required();
   app.add_option("--seeds", o.seeds, "seeds, one an image: 1,2,5-10")
       ->capture_default_str();
-  app.add_option("--outdir", o.files.outdir, "folder for SEED.png");
+  app.add_option("--outdir", o.files.outdir, "folder for SEED.png")->check(not_empty());
   app.add_flag("--subdirs", o.files.subdirs, "a subfolder for every 1000 seeds");
   app.add_option("--class", o.classes,
                  "class of all images, or a comma list, one an image (default: drawn "
                  "from the seed)");
-  app.add_option("--batch", o.batch, "images at once")->capture_default_str();
+  app.add_option("--batch", o.batch, "images at once")
+      ->check(whole_number(1))
+      ->capture_default_str();
   app.add_option("--steps", o.steps, "steps of the solver (default: the snapshot's)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+      ->check(whole_number(1, int64_t{1} << 20));
   app.add_option("--solver", o.solver,
-                 "euler, heun or flow_map (default: the snapshot's)");
+                 "euler, heun or flow_map (default: the snapshot's)")
+      ->check(not_empty());
   app.add_option("--t_steps,--t-steps", o.t_steps,
                  "times to step through, from 0 (noise) to 1 (data): 0,0.5,1");
   app.add_option("--sigma_steps,--sigma-steps", o.sigma_steps,
                  "the same as noise levels, falling to 0: 80,2.5,0");
   app.add_option("--sigma_min,--sigma-min", o.sigma_min,
-                 "lowest noise level (denoisers; default: the model's)");
+                 "lowest noise level (denoisers; default: the model's)")
+      ->check(positive_number());
   app.add_option("--sigma_max,--sigma-max", o.sigma_max,
-                 "highest noise level (denoisers; default: the model's)");
+                 "highest noise level (denoisers; default: the model's)")
+      ->check(positive_number());
   app.add_option("--rho", o.rho, "exponent of the noise levels (denoisers)")
+      ->check(positive_number())
       ->capture_default_str();
   app.add_option("--schedule", o.schedule,
                  "noise schedule of the ODE as EDM names them; linear (sigma = t)")
       ->capture_default_str();
-  app.add_option("--grid", o.files.grid, "all images in one PNG, rows of --grid-cols");
+  app.add_option("--grid", o.files.grid, "all images in one PNG, rows of --grid-cols")
+      ->check(not_empty());
   app.add_option("--grid-cols,--grid_cols", o.files.grid_columns, "columns of --grid")
-      ->check(CLI::Range(1, 4096))
+      ->check(whole_number(1, 4096))
       ->capture_default_str();
   app.add_option("--npz", o.files.npz,
-                 "npz: arr_0 bytes [N,H,W,C], arr_1 classes; points [N,d] for point sets");
+                 "npz: arr_0 bytes [N,H,W,C], arr_1 classes; points [N,d] for point sets")
+      ->check(not_empty());
   app.add_option("--raw", o.files.raw,
-                 "safetensors: images, floats [N,C,H,W] before they become bytes; points");
+                 "safetensors: images, floats [N,C,H,W] before they become bytes; points")
+      ->check(not_empty());
   app.add_option("--latents", o.latents,
                  "npz or safetensors with 'latents' (unit normals [N,...]) instead of "
-                 "--seeds");
+                 "--seeds")
+      ->check(not_empty());
   app.add_option("--device", o.device, "cpu, cuda, cuda:N (default: cuda where found)");
   app.add_option("--dtype", o.dtype, "float32, bf16 or float64")->capture_default_str();
   app.add_flag("--overwrite", o.files.overwrite, "replace files that are there");
@@ -82,9 +93,8 @@ at::Tensor read_latents(const std::string& path) {
   return read_tensor(SafetensorsReader(path), "latents");
 }
 
-// int64 [n], or undefined where no class was asked for.
+// int64 [n]
 at::Tensor parse_classes(const std::string& text, int64_t n) {
-  if (text.empty()) return {};
   std::vector<std::int64_t> classes = parse_int_list(text, "--class");
   if (classes.size() == 1)
     classes.assign(static_cast<std::size_t>(n), classes.front());
@@ -99,9 +109,26 @@ std::vector<int64_t> rows_to_make(const SampleFiles& files,
   std::vector<int64_t> rows;
   const bool skip = !files.collects() && !files.overwrite && !files.outdir.empty();
   for (std::size_t i = 0; i < numbers.size(); ++i)
-    if (!skip || !std::filesystem::exists(files.image_path(numbers[i])))
+    if (!skip || !std::filesystem::is_regular_file(files.image_path(numbers[i])))
       rows.push_back(static_cast<int64_t>(i));
   return rows;
+}
+
+// What is left of a run that Ctrl-C stopped after `done` of `total` samples.
+std::string interruption_text(const SampleFiles& files, int64_t done, int64_t total) {
+  std::string text = format("interrupted after %lld of %lld samples",
+                            static_cast<long long>(done), static_cast<long long>(total));
+  std::vector<std::string> unwritten;
+  for (const auto& [flag, value] :
+       {std::pair{"--grid", files.grid}, {"--npz", files.npz}, {"--raw", files.raw}})
+    if (!value.empty()) unwritten.emplace_back(flag);
+  if (!unwritten.empty()) text += "; nothing of " + join(unwritten, ", ") + " was written";
+  if (!files.outdir.empty()) text += "; pictures finished so far are in " + files.outdir;
+  if (files.outdir.empty() || files.collects())
+    return text + "; the same command makes all samples anew";
+  return text + (files.overwrite
+                     ? "; the same command without --overwrite makes the missing ones"
+                     : "; the same command continues with the missing ones");
 }
 
 }  // namespace
@@ -117,7 +144,8 @@ int run_generate(std::span<const std::string> arguments) {
     throw UsageError("nothing to write; give --outdir, --grid, --npz or --raw");
   if (!o.latents.empty() && app.count("--seeds"))
     throw UsageError("--latents and --seeds exclude each other");
-  FM_CHECK_USAGE(o.batch >= 1, "--batch: at least 1, not ", o.batch);
+  require_file(o.network, "--network");
+  if (!o.files.grid.empty()) require_ending(o.files.grid, ".png", "--grid");
   FM_CHECK_USAGE(o.schedule == "linear", "--schedule: unknown schedule '", o.schedule,
                  "'; known: linear (give other noise levels by --sigma_steps)");
   const at::ScalarType precision = parse_precision(o.dtype, "--dtype");
@@ -128,12 +156,14 @@ int run_generate(std::span<const std::string> arguments) {
   if (o.latents.empty()) {
     numbers = parse_int_list(o.seeds, "--seeds");
   } else {
+    require_file(o.latents, "--latents");
     request.latents = read_latents(o.latents);
     FM_CHECK(request.latents.dim() >= 2 && request.latents.size(0) > 0, o.latents,
              ": expected latents [N, ...], got shape ", request.latents.sizes());
     for (int64_t i = 0; i < request.latents.size(0); ++i) numbers.push_back(i);
   }
-  request.classes = parse_classes(o.classes, static_cast<int64_t>(numbers.size()));
+  if (app.count("--class"))
+    request.classes = parse_classes(o.classes, static_cast<int64_t>(numbers.size()));
 
   const Snapshot snapshot = load_model(o.network, device, precision);
   const ModelInfo info = snapshot.model->info();
@@ -141,8 +171,8 @@ int run_generate(std::span<const std::string> arguments) {
   sample.sigma_min = o.sigma_min;
   sample.sigma_max = o.sigma_max;
   sample.rho = o.rho;
-  if (!o.t_steps.empty()) sample.t_steps = parse_double_list(o.t_steps, "--t_steps");
-  if (!o.sigma_steps.empty())
+  if (app.count("--t_steps")) sample.t_steps = parse_double_list(o.t_steps, "--t_steps");
+  if (app.count("--sigma_steps"))
     sample.sigma_steps = parse_double_list(o.sigma_steps, "--sigma_steps");
   sample.steps = o.steps;
   if (sample.steps == 0 && sample.t_steps.empty() && sample.sigma_steps.empty())
@@ -197,9 +227,7 @@ int run_generate(std::span<const std::string> arguments) {
       });
   live.clear();
   if (!complete)
-    throw Error(format("interrupted after %lld of %lld samples; the same command "
-                       "continues with the pictures that are missing",
-                       static_cast<long long>(done), static_cast<long long>(total)));
+    throw Interrupted(interruption_text(o.files, done, total));
   const double took = seconds();
   if (total > 0) writer.finish();
   if (const int64_t kept = skipped + writer.kept(); kept > 0)

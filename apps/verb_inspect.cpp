@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "apps/cli.h"
+#include "apps/run_options.h"
 #include "flowmap/base/dtype.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/npy.h"
@@ -137,6 +138,7 @@ int run_inspect(std::span<const std::string> arguments) {
   app.add_flag("--json", as_json, "machine-readable");
   app.footer("\nExample: flowmap inspect models/student.safetensors");
   if (!parse_arguments(app, arguments)) return 0;
+  require_file(path, "FILE");
   const FileContent content = read_content(path);
   if (as_json)
     std::puts(content_as_json(content)

@@ -13,6 +13,7 @@
 #include "apps/cli.h"
 #include "apps/image_source.h"
 #include "apps/picture.h"
+#include "apps/run_options.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/image.h"
 #include "flowmap/base/log.h"
@@ -34,6 +35,14 @@ struct SheetOptions {
   int columns = 16, lines = 1, scale = 2;
 };
 
+// Checked before anything of that size is made.
+void check_sheet_size(std::int64_t width, std::int64_t height) {
+  constexpr std::int64_t kMostPixels = std::int64_t{1} << 26;
+  const bool fits = width == 0 || height <= kMostPixels / width;
+  FM_CHECK_USAGE(fits, "--scale, --columns, --lines: a picture of ", width, "x", height,
+                 " pixels; at most ", kMostPixels, " in all: take less of one of them");
+}
+
 // The grid of one row, before enlargement.
 Image picture_of(const std::string& source, const SheetOptions& options) {
   for (const char* ending : {".png", ".jpg", ".jpeg"})
@@ -42,6 +51,10 @@ Image picture_of(const std::string& source, const SheetOptions& options) {
   const DatasetInfo info = data->info();
   FM_CHECK_USAGE(info.images, "--row: ", source, " holds points, not images");
   const std::int64_t most = std::int64_t{options.columns} * options.lines;
+  const std::int64_t lines = (std::min(most, info.count) + options.columns - 1) /
+                             options.columns;
+  check_sheet_size(info.sample_shape[2] * options.columns * options.scale,
+                   info.sample_shape[1] * lines * options.scale);
   const at::Tensor index = at::arange(std::min(most, info.count), at::kLong);
   FM_CHECK_USAGE(index.numel() > 0, "--row: ", source, " holds no images");
   return make_grid(to_images(data->samples(index)), options.columns);
@@ -66,6 +79,12 @@ constexpr int kSheetMargin = 12, kSheetLineHeight = 20;
 
 // Labels on the left, pictures on the right, a gap between rows.
 Image draw_sheet(const std::vector<SheetRow>& rows, int scale) {
+  std::int64_t widest = 0, heights = 0;
+  for (const SheetRow& row : rows) {
+    widest = std::max(widest, std::int64_t{row.picture.width} * scale);
+    heights += std::int64_t{row.picture.height} * scale;
+  }
+  check_sheet_size(widest, heights);
   int label_width = 0, picture_width = 0, height = kSheetMargin;
   std::vector<cv::Mat> pictures;
   for (const SheetRow& row : rows) {
@@ -127,6 +146,8 @@ int run_sheet(std::span<const std::string> words) {
       "--row 'student\\n1 step=student.npz'\n",
       "flowmap sheet");
   app.add_option("--dest", dest, "the PNG to write")->required();
+  bool overwrite = false;
+  app.add_flag("--overwrite", overwrite, "replace the PNG if it is there");
   app.add_option("--row", rows,
                  "LABEL=SOURCE, once for each row. SOURCE: npz with arr_0, folder of "
                  "pictures, EDM zip, IDX files; a PNG or JPEG is shown whole. \\n in LABEL "
@@ -135,15 +156,17 @@ int run_sheet(std::span<const std::string> words) {
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--columns", options.columns, "images side by side")
-      ->check(CLI::Range(1, 1000))
+      ->check(whole_number(1, 1000))
       ->capture_default_str();
   app.add_option("--lines", options.lines, "lines of images in each row")
-      ->check(CLI::Range(1, 1000))
+      ->check(whole_number(1, 1000))
       ->capture_default_str();
   app.add_option("--scale", options.scale, "enlargement, a whole factor")
-      ->check(CLI::Range(1, 32))
+      ->check(whole_number(1, 32))
       ->capture_default_str();
   if (!parse_arguments(app, words)) return 0;
+  require_ending(dest, ".png", "--dest");
+  prepare_output(dest, overwrite, "--dest");
 
   std::vector<SheetRow> sheet;
   for (const std::string& text : rows) {

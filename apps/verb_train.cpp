@@ -164,7 +164,7 @@ int run_train(std::span<const std::string> words) {
   for (const std::string& extra : app.remaining()) {
     const std::string name = extra.substr(0, extra.find('='));
     FM_CHECK_USAGE(extra == "-" || (name.find('.') != std::string::npos && name != extra),
-                   "unknown option '", name, "'", suggestion(name, flag_names(app)));
+                   "unknown option '", name, "'", flag_hint(name, app));
     arguments.overrides.push_back(extra);
   }
 

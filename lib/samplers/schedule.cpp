@@ -1,6 +1,7 @@
 // Knots of the integration.
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "flowmap/base/error.h"
@@ -98,6 +99,11 @@ Schedule user_schedule(const ModelInfo& info, const SampleOptions& options) {
 }  // namespace
 
 Schedule make_schedule(const ModelInfo& info, const SampleOptions& options) {
+  // 0 stands for the model's own.
+  for (const auto& [flag, sigma] : {std::pair{"--sigma_min", options.sigma_min},
+                                    std::pair{"--sigma_max", options.sigma_max}})
+    if (!(sigma >= 0) || std::isinf(sigma))
+      throw UsageError(format("%s: a finite number above 0, not %g", flag, sigma));
   if (!options.t_steps.empty() && !options.sigma_steps.empty())
     throw UsageError("--t_steps and --sigma_steps say the same thing; give one of them");
   if (!options.t_steps.empty() || !options.sigma_steps.empty())
@@ -112,7 +118,8 @@ Schedule make_schedule(const ModelInfo& info, const SampleOptions& options) {
     double low = options.sigma_min, high = options.sigma_max;
     if (low <= 0) low = info.sigma_min > 0 ? info.sigma_min : kEdmSigmaMin;
     if (high <= 0) high = schedule_sigma_max(info);
-    if (!(options.rho > 0)) throw UsageError(format("--rho: above 0, not %g", options.rho));
+    if (!(options.rho > 0) || std::isinf(options.rho))
+      throw UsageError(format("--rho: a finite number above 0, not %g", options.rho));
     if (steps > 1 && !(low < high))
       throw UsageError(format("--sigma_min: %g is not below --sigma_max %g", low, high));
     schedule.sigma = true;

@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "flowmap/base/npy.h"
 #include "flowmap/tensor_io.h"
 #include "tests/apps/app_fixture.h"
 
@@ -133,7 +134,34 @@ TEST_F(Evaluate, SaysWhatIsWrong) {
   refused({{"x", x}, {"t", t}, {"s_tangent", t}}, "", 2, "without 's'");
   refused({{"x", x}, {"t", t}, {"t_tangent", at::zeros({1})}}, "", 2, "'t_tangent'");
   refused({{"x", x}, {"t", t}, {"class_labels", t}}, "", 2, "without classes");
-  refused({{"x", x}, {"t", t}}, "--view speed", 2, "--view");
+  refused({{"x", x}, {"t", t}}, "--view speed", 2, "--view: unknown view 'speed'");
+  refused({{"x", x}, {"t", t}}, "--view mpa", 2, "did you mean 'map'");
+  // Times outside [0, 1], by the tensor's name.
+  refused({{"x", x}, {"t", at::full({2}, 1.5)}}, "", 2, "'t' holds 1.5; expected times");
+  refused({{"x", x}, {"s", at::full({2}, -0.5)}, {"t", t}}, "", 2, "'s' holds -0.5");
+  refused({{"x", x}, {"t", at::full({}, NAN)}}, "", 2, "'t' holds nan");
+  refused({{"x", at::zeros({0, 1, 8, 8})}, {"t", t}}, "", 2, "holds no samples");
+  save("m.safetensors", kTinyDenoiser);
+  const at::Tensor y = at::zeros({2, 1, 4, 4});
+  refused({{"x", y}, {"sigma", at::tensor({1., -2.})}}, "", 2, "'sigma' holds -2");
+  // A network alone takes any number.
+  save_tensors(path("in.st"), {{"x", y}, {"sigma", at::full({2}, -2.)}});
+  EXPECT_EQ(run("evaluate --network m.safetensors --inputs in.st --dest raw.st --view raw")
+                .code, 0);
+}
+
+TEST_F(Evaluate, MissingFilesAreNamedByTheirFlag) {
+  save("m.safetensors", kTinyFlowMap);
+  const auto said = [&](const std::string& arguments) {
+    const AppResult result = run("evaluate " + arguments + " --dest no.st");
+    EXPECT_EQ(result.code, 2) << result.err;
+    return result.err;
+  };
+  EXPECT_EQ(said("--network no.safetensors --inputs in.st"),
+            "flowmap evaluate: --network: no.safetensors does not exist\n");
+  EXPECT_EQ(said("--network m.safetensors --inputs in.st"),
+            "flowmap evaluate: --inputs: in.st does not exist\n");
+  EXPECT_THAT(said("--network m.safetensors --inputs ''"), HasSubstr("--inputs: the name"));
 }
 
 TEST_F(Evaluate, InspectSaysWhatAFileHolds) {
@@ -148,8 +176,25 @@ TEST_F(Evaluate, InspectSaysWhatAFileHolds) {
   const auto root = nlohmann::json::parse(run("inspect m.safetensors --json").out);
   EXPECT_EQ(root["parameters"], parameter_count(*random_model(kTinyFlowMap)));
   EXPECT_EQ(root["metadata"]["spec"]["network"]["type"], "ddpmpp");
-  EXPECT_EQ(run("inspect none.safetensors").code, 1);
+  const AppResult none = run("inspect none.safetensors");
+  EXPECT_EQ(none.code, 2);
+  EXPECT_THAT(none.err, HasSubstr("none.safetensors does not exist"));
   EXPECT_EQ(run("inspect").code, 2);
+}
+
+TEST_F(Evaluate, InspectReadsPlainTensorsAndNpz) {
+  save_tensors(path("t.safetensors"), {{"a", at::zeros({2, 3})}}, {{"note", "mine"}});
+  const AppResult text = run("inspect t.safetensors");
+  ASSERT_EQ(text.code, 0) << text.err;
+  for (const char* what : {"6 parameters in 1 tensors", "note: mine", "F32", "[2, 3]"})
+    EXPECT_THAT(text.out, HasSubstr(what));
+  write_npz(path("t.npz"), {{"b", to_host(at::zeros({4}, at::kLong))}});
+  const auto root = nlohmann::json::parse(run("inspect t.npz --json").out);
+  EXPECT_EQ(root["kind"], "npz");
+  EXPECT_EQ(root["tensors"][0]["name"], "b");
+  EXPECT_EQ(root["tensors"][0]["shape"][0], 4);
+  std::ofstream(path("broken.safetensors")) << "nothing of the kind";
+  EXPECT_EQ(run("inspect broken.safetensors").code, 1);
 }
 
 }  // namespace

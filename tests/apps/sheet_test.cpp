@@ -76,16 +76,34 @@ TEST_F(SheetTest, RefusesBadRowsByName) {
   const auto refused = [&](const std::string& row, const std::string& word) {
     const AppResult result = run("sheet --dest s.png --row '" + row + "'");
     EXPECT_EQ(result.code, 2) << row;
-    EXPECT_THAT(result.err, ::testing::HasSubstr("--row")) << row;
     EXPECT_THAT(result.err, ::testing::HasSubstr(word));
     EXPECT_FALSE(std::filesystem::exists(path("s.png")));
   };
-  refused("nothing", "LABEL=SOURCE");
-  refused("x=", "LABEL=SOURCE");
-  refused("x=absent.npz", "absent.npz");
-  refused("x=points.npz", "points");
+  write_npz(path("large.npz"),
+            {{"arr_0", {DType::U8, {1, 64, 64, 1}, std::vector<std::byte>(4096)}}});
+  refused("a=large.npz' --scale 32 --columns '1000",
+          "--scale, --columns, --lines: a picture of 2048000x2048 pixels");
+  refused("nothing", "--row: 'nothing' is not LABEL=SOURCE");
+  refused("x=", "--row: 'x=' is not LABEL=SOURCE");
+  refused("x=absent.npz", "--row: absent.npz");
+  refused("x=points.npz", "--row: points.npz holds points");
   EXPECT_EQ(run("sheet --dest s.png --row x=two.npz --columns 0").code, 2);
   EXPECT_EQ(run("sheet --row x=two.npz").code, 2);
+}
+
+TEST_F(SheetTest, ReplacesNothingUnasked) {
+  write_pictures("two.npz");
+  std::ofstream(path("s.png")) << "mine";
+  const AppResult kept = run("sheet --dest s.png --row x=two.npz");
+  EXPECT_EQ(kept.code, 2);
+  EXPECT_THAT(kept.err, ::testing::HasSubstr("--dest: s.png is there already; pass "
+                                             "--overwrite"));
+  EXPECT_EQ(content(path("s.png")), "mine");
+  EXPECT_EQ(run("sheet --dest s.png --row x=two.npz --overwrite").code, 0);
+  EXPECT_EQ(read_image(path("s.png")).channels, 3);
+  const AppResult jpeg = run("sheet --dest s.jpg --row x=two.npz");
+  EXPECT_EQ(jpeg.code, 2);
+  EXPECT_THAT(jpeg.err, ::testing::HasSubstr("--dest: 's.jpg' does not end in .png"));
 }
 
 }  // namespace

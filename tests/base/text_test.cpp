@@ -60,15 +60,20 @@ TEST(Text, RefusesBadSeedListsByName) {
       {"1 2", "--seeds: '1 2" + neither},
       {"9223372036854775808",
        "--seeds: '9223372036854775808' is too large: at most 9223372036854775807"},
-      {"0-2147483648",
-       "--seeds: '0-2147483648' makes the list longer than 2147483648 items"},
+      {"0-2000000000", "--seeds: 2000000001 items; at most 67108864 in one list"},
+      {"1-67108865", "--seeds: 67108865 items; at most 67108864 in one list"},
       {"0-9223372036854775807",
-       "--seeds: '0-9223372036854775807' makes the list longer than 2147483648 items"},
-      {"0-9,1-2147483640",
-       "--seeds: '1-2147483640' makes the list longer than 2147483648 items"},
+       "--seeds: 9223372036854775808 items; at most 67108864 in one list"},
+      {"0-9,1-67108855", "--seeds: 67108865 items; at most 67108864 in one list"},
   };
   for (const auto& [text, message] : cases)
     EXPECT_EQ(usage_message([&] { parse_int_list(text, "--seeds"); }), message) << text;
+}
+
+TEST(Text, TakesTheLongestSeedList) {
+  const auto seeds = parse_int_list("0-9,11-67108864", "--seeds");
+  ASSERT_EQ(seeds.size(), std::size_t{1} << 26);
+  EXPECT_EQ(seeds.back(), 67108864);
 }
 
 TEST(Text, ParsesNumberLists) {

@@ -23,6 +23,12 @@ class UsageError : public Error {
   using Error::Error;
 };
 
+// The user stopped it (Ctrl-C). The message says what was kept. Exit code 130.
+class Interrupted : public Error {
+ public:
+  using Error::Error;
+};
+
 // A file does not hold what its format promises. Exit code 1.
 class DataError : public Error {
  public:

@@ -211,6 +211,28 @@ std::uint64_t entry_byte_size(const SafetensorsEntry& entry, const std::string& 
   }
 }
 
+// What a file that is no safetensors is instead, as its first bytes tell; "" if unknown.
+std::string foreign_format(std::span<const std::byte> bytes) {
+  const std::string_view head(reinterpret_cast<const char*>(bytes.data()),
+                              std::min<std::size_t>(bytes.size(), 256));
+  if (head.starts_with("PK\x03\x04")) {
+    // The name of its first file follows the 30 bytes of a local header.
+    const std::string_view name = head.substr(std::min<std::size_t>(head.size(), 30));
+    if (name.substr(0, 200).find("/data.pkl") != std::string_view::npos)
+      return "a torch.save archive";
+    return "a ZIP archive";
+  }
+  if (head.size() >= 2 && head[0] == '\x80' && head[1] >= 2 && head[1] <= 5)
+    return "a Python pickle";
+  return "";
+}
+
+// Called where the header cannot be one.
+void refuse_foreign_format(const std::string& path, std::span<const std::byte> bytes) {
+  if (const std::string other = foreign_format(bytes); !other.empty())
+    throw DataError(path, {}, "a safetensors file", other);
+}
+
 }  // namespace
 
 struct SafetensorsReader::Impl {
@@ -229,6 +251,8 @@ struct SafetensorsReader::Impl {
     std::uint64_t length = 0;
     for (int i = 7; i >= 0; --i)
       length = length << 8 | std::to_integer<std::uint64_t>(bytes[i]);
+    if (length > bytes.size() - 8 || length == 0 || bytes[8] != std::byte{'{'})
+      refuse_foreign_format(path, bytes);
     if (length > kMaxSafetensorsHeader)
       throw DataError(path, 0, "a header length of at most 100000000",
                       std::to_string(length));

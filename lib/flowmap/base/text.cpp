@@ -13,7 +13,7 @@ namespace flowmap {
 namespace {
 
 constexpr std::string_view kBlanks = " \t\r\n\f\v";
-constexpr std::int64_t kMaxListItems = std::int64_t{1} << 31;
+constexpr std::uint64_t kMaxListItems = std::uint64_t{1} << 26;
 
 bool all_digits(std::string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(),
@@ -84,16 +84,16 @@ std::vector<std::int64_t> parse_int_list(std::string_view text, std::string_view
     const std::int64_t high = digits_to_int(last, what);
     FM_CHECK_USAGE(low <= high, what, ": the range '", item, "' runs backwards; write ",
                    high, "-", low);
-    // high - low cannot overflow (both are non-negative), but + 1 could.
-    FM_CHECK_USAGE(high - low < kMaxListItems - static_cast<std::int64_t>(values.size()),
-                   what, ": '", item, "' makes the list longer than ", kMaxListItems,
-                   " items");
-    const std::int64_t count = high - low + 1;
+    // At most 2^63 here and 2^26 before: no overflow in 64 bits without a sign.
+    const std::uint64_t count = static_cast<std::uint64_t>(high - low) + 1;
+    FM_CHECK_USAGE(values.size() + count <= kMaxListItems, what, ": ",
+                   values.size() + count, " items; at most ", kMaxListItems,
+                   " in one list");
     // At least doubling: a reserve for each of many ranges would copy them all each time.
-    if (const auto total = values.size() + static_cast<std::size_t>(count);
-        total > values.capacity())
+    if (const std::size_t total = values.size() + count; total > values.capacity())
       values.reserve(std::max(total, 2 * values.capacity()));
-    for (std::int64_t i = 0; i < count; ++i) values.push_back(low + i);
+    for (std::uint64_t i = 0; i < count; ++i)
+      values.push_back(low + static_cast<std::int64_t>(i));
   }
   return values;
 }

@@ -11,7 +11,7 @@ namespace flowmap {
 
 // EDM's seed lists: "1,2,5-10" -> {1,2,5,...,10}; order kept, duplicates kept.
 // `what` names the flag in errors ("--seeds"). Throws UsageError on empty input, on
-// "5-1" (says the range runs backwards), on signs, letters, and on more than 2^31 items.
+// "5-1" (says the range runs backwards), on signs, letters, and on more than 2^26 items.
 std::vector<std::int64_t> parse_int_list(std::string_view text, std::string_view what);
 
 // Comma-separated numbers: "0,0.5,1". Throws UsageError; non-finite values are refused.
