@@ -288,7 +288,7 @@ TEST_F(Train, ContinuingRefusesAnotherNetwork) {
       run("train --resume run - trainer.lr=2e-3 trainer.duration=0.004");
   EXPECT_EQ(result.code, 0) << result.err;
   EXPECT_THAT(result.out, AllOf(HasSubstr("continuing from training-state-000002"),
-                                HasSubstr("changed since the run began: trainer/lr")));
+                                HasSubstr("changed since the run began: trainer.lr")));
 }
 
 TEST_F(Train, NosubdirContinuesWhatIsThere) {
