@@ -54,7 +54,7 @@ std::string run_description(const TrainSetup& setup, const std::string& desc) {
   std::string text = data.name + (setup.labels ? "-cond-" : "-uncond-") + setup.network +
                      "-" + setup.method + "-batch" +
                      std::to_string(setup.options.batch) + "-" +
-                     (setup.options.precision == at::kFloat ? "fp32" : "bf16");
+                     precision_name(setup.options.precision, true);
   return desc.empty() ? text : text + "-" + desc;
 }
 

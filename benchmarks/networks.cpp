@@ -227,7 +227,7 @@ constexpr double kGemmFlops = 2.0 * kGemmSide * kGemmSide * kGemmSide;
 
 // One run of what a line of --serve names.
 double measure(Workload& work, const std::string& what, const std::string& precision) {
-  const at::ScalarType type = parse_precision(precision, "precision");
+  const at::ScalarType type = parse_precision(precision, "precision").type;
   if (what == "sgemm") {
     const at::Tensor a = at::linspace(-1, 1, kGemmSide * kGemmSide)
                              .view({kGemmSide, kGemmSide})

@@ -24,9 +24,7 @@ class ClassifierTask final : public Task {
   // Mean cross entropy over the global batch; labels [b, classes] one-hot or soft,
   // smoothed to (1 - e) label + e / classes.
   LossResult loss(const Turn&, const Batch& batch, const StepContext& step) override {
-    Context context;
-    context.train = true;
-    context.draw = &step.draw;
+    Context context = step.training_context(step.draw);
     const Dual none;
     const at::Tensor logits =
         players_[0].model->raw(batch.x, none, none, Condition{}, context)

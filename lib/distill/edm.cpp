@@ -34,7 +34,7 @@ class EdmLoss : public Task {
         (step.draw.normal("sigma", {}) * p_std_ + p_mean_).exp().to(device);
     const at::Tensor noise =
         step.draw.normal("noise", batch.x.sizes().slice(1)).to(device);
-    Context context{true, &step.draw, nullptr};
+    Context context = step.training_context(step.draw);
     const Condition condition{batch.labels, {}, {}};
     const at::Tensor raw =
         denoising_loss(model, batch.x, noise, sigma, condition, context);

@@ -32,7 +32,7 @@ class FlowMatching : public Task {
       const at::Tensor keep = step.draw.uniform("label_dropout", {}).ge(label_dropout_);
       condition.class_labels = batch.labels * keep.to(batch.labels).unsqueeze(1);
     }
-    Context context{true, &step.draw, nullptr};
+    Context context = step.training_context(step.draw);
     const at::Tensor raw =
         diagonal_loss(model, point.x, t, point.target, condition, context) /
         static_cast<double>(batch.x[0].numel());

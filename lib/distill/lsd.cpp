@@ -32,8 +32,8 @@ class LagrangianSelfDistillation : public Task {
   struct Terms {
     at::Tensor raw, weighted;  // [rows]
   };
-  Terms diagonal(const Batch& batch, const Draw& draw, const at::Tensor& rows);
-  Terms lagrangian(const Batch& batch, const Draw& draw, const at::Tensor& rows);
+  Terms diagonal(const Batch& batch, const StepContext& step, const at::Tensor& rows);
+  Terms lagrangian(const Batch& batch, const StepContext& step, const at::Tensor& rows);
 
   double eta_, off_diagonal_weight_;
   StopGradient stop_;
@@ -41,7 +41,7 @@ class LagrangianSelfDistillation : public Task {
   TimeSampler diagonal_times_;
   TimePairSampler pair_times_;
   bool regress_teacher_ = false;
-  at::ScalarType jvp_type_;
+  Precision jvp_precision_;
   std::vector<Player> players_;
   Model* teacher_ = nullptr;  // the student itself, or the frozen player
 };
@@ -68,7 +68,8 @@ LagrangianSelfDistillation::LagrangianSelfDistillation(const BuildContext& conte
                            : StopGradient::detached;
   diagonal_times_ = read_time_sampler(options.child("times"));
   pair_times_.zero_probability = options.number("zero_probability", 0, 0, 1);
-  jvp_type_ = parse_precision(options.string("jvp_dtype", "float32"), "method.jvp_dtype");
+  jvp_precision_ =
+      parse_precision(options.string("jvp_dtype", "float32"), "method.jvp_dtype");
 
   players_.push_back(make_student(context));
   Model& student = *players_[0].model;
@@ -114,9 +115,9 @@ LagrangianSelfDistillation::LagrangianSelfDistillation(const BuildContext& conte
 }
 
 LagrangianSelfDistillation::Terms LagrangianSelfDistillation::diagonal(
-    const Batch& batch, const Draw& all, const at::Tensor& rows) {
+    const Batch& batch, const StepContext& step, const at::Tensor& rows) {
   Model& student = *players_[0].model;
-  const Draw draw = all.select(rows);
+  const Draw draw = step.draw.select(rows);
   const at::Tensor x1 = batch.x.index_select(0, rows);
   const at::Tensor t = diagonal_times_.sample(draw, "time").to(x1.device());
   const at::Tensor noise =
@@ -129,17 +130,17 @@ LagrangianSelfDistillation::Terms LagrangianSelfDistillation::diagonal(
     Context plain;
     target = teacher_->velocity(point.x, t, condition, plain).value.to(x1.dtype());
   }
-  Context context{true, &draw, nullptr};
+  Context context = step.training_context(draw);
   const at::Tensor raw =
       diagonal_loss(student, point.x, t, target, condition, context);
   return {raw, weighting_.apply(student, raw, t, t)};
 }
 
 LagrangianSelfDistillation::Terms LagrangianSelfDistillation::lagrangian(
-    const Batch& batch, const Draw& all, const at::Tensor& rows) {
+    const Batch& batch, const StepContext& step, const at::Tensor& rows) {
   Model& student = *players_[0].model;
-  const AutocastGuard jvp_precision(batch.x.device().type(), jvp_type_);
-  const Draw draw = all.select(rows);
+  const PrecisionGuard jvp_precision(batch.x.device().type(), jvp_precision_);
+  const Draw draw = step.draw.select(rows);
   const at::Tensor x1 = batch.x.index_select(0, rows);
   const TimePairSampler::Pair time = pair_times_.sample(draw, "pair");
   const at::Tensor s = time.s.to(x1.device()), t = time.t.to(x1.device());
@@ -148,7 +149,7 @@ LagrangianSelfDistillation::Terms LagrangianSelfDistillation::lagrangian(
   const Interpolated point = interpolate(x1, noise, s, student.info().base_std);
   const Condition condition = Condition{batch.labels, {}, {}}.select(rows);
   // Dropout is off for student and teacher alike: both must be the same function.
-  Context context;
+  Context context = step.plain_context();
   const at::Tensor raw = lagrangian_loss(student, *teacher_, point.x, s, t, condition,
                                          context, stop_);
   return {raw, off_diagonal_weight_ * weighting_.apply(student, raw, s, t)};
@@ -169,9 +170,9 @@ LossResult LagrangianSelfDistillation::loss(const Turn&, const Batch& batch,
     result.stats.emplace_back("Loss/loss", terms.weighted.detach());
   };
   if (!on.empty())
-    take(diagonal(batch, step.draw, at::tensor(on, at::kLong)), "Loss/diagonal");
+    take(diagonal(batch, step, at::tensor(on, at::kLong)), "Loss/diagonal");
   if (!off.empty())
-    take(lagrangian(batch, step.draw, at::tensor(off, at::kLong)), "Loss/lagrangian");
+    take(lagrangian(batch, step, at::tensor(off, at::kLong)), "Loss/lagrangian");
   result.loss = total / static_cast<double>(step.global_batch);
   return result;
 }

@@ -35,6 +35,9 @@ struct Context {
   // from it, so that the same context replays the same masks.
   bool train = false;
   const Draw* draw = nullptr;
+  // Blocks keep their inputs only and are computed again for gradients: less memory for
+  // about a third more time (nn/gradient_checkpointing.h).
+  bool gradient_checkpointing = false;
   // When given, networks store named feature maps here (discriminators, detectors).
   std::map<std::string, at::Tensor>* taps = nullptr;
 };
@@ -53,7 +56,9 @@ class Network : public torch::nn::Module {
   // one-time networks. Returns [B, out...].
   virtual Dual forward(const Dual& x, const Dual& time, const Dual& time2,
                        const Condition& condition, Context& context) = 0;
-  // Forced weight normalisation, called after each optimiser step (EDM2).
+  // Forced weight normalisation (EDM2), called at the start of each optimiser step, before
+  // the loss: gradients are those at the normalised weights, averages are of the weights
+  // as the optimiser leaves them.
   virtual void project() {}
   // What time2 means: t - s when true, t itself otherwise.
   virtual bool second_time_is_gap() const { return false; }

@@ -3,10 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "flowmap/base/error.h"
-#include "flowmap/precision.h"
 
 namespace flowmap::samplers {
 namespace {
@@ -48,11 +46,8 @@ bool generate_batches(Model& model, const Sampler& sampler, const Schedule& sche
   if (seeds.empty())  // given latents are numbered
     for (int64_t i = 0; i < count; ++i) seeds.push_back(static_cast<std::uint64_t>(i));
   const Draw all = Draw::per_seed(seeds);
-  const at::ScalarType state =
-      request.precision == at::kDouble ? at::kDouble : at::kFloat;
-  std::optional<AutocastGuard> autocast;
-  if (request.precision == at::kBFloat16)
-    autocast.emplace(request.device.type(), at::kBFloat16);
+  const at::ScalarType state = request.precision.weights();
+  const PrecisionGuard precision(request.device.type(), request.precision);
 
   for (int64_t first = 0; first < count; first += request.batch) {
     const int64_t end = std::min(count, first + request.batch);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "flowmap/precision.h"
 #include "samplers/sampler.h"
 
 namespace flowmap::samplers {
@@ -22,8 +23,7 @@ struct GenerateRequest {
   at::Tensor classes;
   int64_t batch = 64;
   at::Device device = at::kCPU;
-  // kFloat, kDouble (the model must be in it too) or kBFloat16 (autocast).
-  at::ScalarType precision = at::kFloat;
+  Precision precision;  // float64: the model must be in it too
 };
 
 struct GeneratedBatch {

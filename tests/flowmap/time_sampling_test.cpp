@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 
 #include <cmath>
 #include <string>
@@ -146,10 +147,34 @@ TEST(AutocastGuard, ForgetsCastsOfOldWeights) {
 }
 
 TEST(Precision, IsParsed) {
-  EXPECT_EQ(parse_precision("bf16", "x"), at::kBFloat16);
-  EXPECT_EQ(parse_precision("float32", "x"), at::kFloat);
-  EXPECT_EQ(parse_precision("float64", "x"), at::kDouble);
+  EXPECT_EQ(parse_precision("bf16", "x").type, at::kBFloat16);
+  EXPECT_EQ(parse_precision("float32", "x").type, at::kFloat);
+  EXPECT_EQ(parse_precision("float64", "x").weights(), at::kDouble);
+  EXPECT_EQ(parse_precision("bf16", "x").weights(), at::kFloat);
+  EXPECT_TRUE(parse_precision("tf32", "x").tf32);
+  EXPECT_FALSE(parse_precision("float32", "x").tf32);
   EXPECT_THROW(parse_precision("fp16", "trainer.precision"), UsageError);
+  for (const char* name : {"float32", "tf32", "bf16", "float64"})
+    EXPECT_EQ(precision_name(parse_precision(name, "x")), name);
+  EXPECT_EQ(precision_name({}, true), "fp32");
+}
+
+TEST(PrecisionGuard, SwitchesTf32InsideOnly) {
+  at::Context& settings = at::globalContext();
+  settings.setAllowTF32CuBLAS(false);
+  {
+    const PrecisionGuard fast(at::kCPU, parse_precision("tf32", "x"));
+    EXPECT_TRUE(settings.allowTF32CuBLAS());
+    EXPECT_TRUE(settings.allowTF32CuDNN());
+    {
+      const PrecisionGuard exact(at::kCPU, {});  // Jacobian-vector products
+      EXPECT_FALSE(settings.allowTF32CuBLAS());
+      EXPECT_FALSE(settings.allowTF32CuDNN());
+    }
+    EXPECT_TRUE(settings.allowTF32CuBLAS());
+    EXPECT_EQ(product_type(), at::kFloat);
+  }
+  EXPECT_FALSE(settings.allowTF32CuBLAS());
 }
 
 }  // namespace

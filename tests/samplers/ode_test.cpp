@@ -249,7 +249,7 @@ TEST(Engine, ResultDoesNotDependOnPacking) {
   GaussianFlow flow({3}, 0, 1, 0.2, 0.3);
   GenerateRequest request;
   for (std::uint64_t s = 0; s < 10; ++s) request.seeds.push_back(s * s);
-  request.precision = at::kDouble;
+  request.precision.type = at::kDouble;
   const auto sampler = make_sampler("heun", Config());
   const Schedule schedule = make_schedule(flow.info(), {.steps = 3});
   const auto all = [&](int64_t batch) {

@@ -23,7 +23,15 @@ class Dataset {
  public:
   virtual ~Dataset() = default;
   virtual DatasetInfo info() const = 0;
-  // index int64 [B] on the CPU. Images: uint8 [B, C, H, W]. Points: float32 [B, d].
+  // Moves what is kept in memory to `device` where that fits into `limit` bytes there, so
+  // that samples are gathered and come out there. Does nothing to sets that compute their
+  // samples. Returns whether it moved.
+  virtual bool place(at::Device device, int64_t limit) {
+    static_cast<void>(device), static_cast<void>(limit);
+    return false;
+  }
+  // index int64 [B] on the CPU. Images: uint8 [B, C, H, W]. Points: float32 [B, d]. On the
+  // CPU unless placed elsewhere; so are labels.
   virtual at::Tensor samples(const at::Tensor& index) const = 0;
   // float32 [B, label_dim], one-hot or as stored; undefined where label_dim is 0.
   virtual at::Tensor labels(const at::Tensor& index) const = 0;

@@ -28,18 +28,41 @@ class InMemoryDataset : public Dataset {
     return info;
   }
 
+  bool place(at::Device device, int64_t limit) override {
+    if (content_.images.device() == device) return true;
+    if (static_cast<int64_t>(content_.images.nbytes()) > limit) return false;
+    const auto move = [&](at::Tensor& a) {
+      if (a.defined()) a = a.to(device);
+    };
+    try {
+      // All or nothing: what was moved first stays usable if the device is full.
+      InMemoryImages moved = content_;
+      move(moved.images);
+      move(moved.classes);
+      move(moved.vectors);
+      content_ = std::move(moved);
+    } catch (const c10::OutOfMemoryError&) {
+      return false;
+    }
+    return true;
+  }
+
   at::Tensor samples(const at::Tensor& index) const override {
-    return content_.images.index_select(0, index);
+    return content_.images.index_select(0, here(index));
   }
 
   at::Tensor labels(const at::Tensor& index) const override {
     if (!use_labels_) return {};
-    if (content_.vectors.defined()) return content_.vectors.index_select(0, index);
-    return at::one_hot(content_.classes.index_select(0, index), content_.class_count)
+    if (content_.vectors.defined()) return content_.vectors.index_select(0, here(index));
+    return at::one_hot(content_.classes.index_select(0, here(index)), content_.class_count)
         .to(at::kFloat);
   }
 
  private:
+  at::Tensor here(const at::Tensor& index) const {
+    return index.to(content_.images.device());
+  }
+
   InMemoryImages content_;
   bool use_labels_;
 };

@@ -1,7 +1,6 @@
 #include "flowmap/train/options.h"
 
 #include "flowmap/base/error.h"
-#include "flowmap/precision.h"
 
 namespace flowmap {
 
@@ -30,8 +29,10 @@ TrainOptions read_train_options(const Config& config) {
   options.threads = static_cast<int>(trainer.integer("threads", 0, 0, 4096));
   options.precision =
       parse_precision(trainer.string("precision", "float32"), "trainer.precision");
-  FM_CHECK_USAGE(options.precision != at::kDouble, trainer.where("precision"),
-                 ": training runs in float32 or bf16");
+  FM_CHECK_USAGE(options.precision.type != at::kDouble, trainer.where("precision"),
+                 ": training runs in float32, tf32 or bf16");
+  options.gradient_checkpointing = trainer.boolean("gradient_checkpointing", false);
+  options.channels_last = trainer.boolean("channels_last", false);
   options.device = trainer.string("device", "cpu");
   options.optimizer = read_optimizer_options(trainer.child("optimizer"));
   options.lr = read_lr_schedule(trainer, options.duration);

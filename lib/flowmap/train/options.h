@@ -1,13 +1,12 @@
 // Settings of the training loop: the "trainer" object of a configuration.
 #pragma once
 
-#include <ATen/core/ScalarType.h>
-
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "flowmap/base/config.h"
+#include "flowmap/precision.h"
 #include "flowmap/train/ema.h"
 #include "flowmap/train/lr_schedule.h"
 #include "flowmap/train/optimizer.h"
@@ -27,7 +26,9 @@ struct TrainOptions {
   double clip = 0;        // limit of the global gradient norm, 0: none
   int64_t max_bad_steps = 0;  // steps whose gradient is not finite before the run stops
   int threads = 0;        // 0: LibTorch's default
-  at::ScalarType precision = at::kFloat;
+  Precision precision;
+  bool gradient_checkpointing = false;  // less memory, about a third more time
+  bool channels_last = false;           // memory order of images and their weights
   std::string device;     // "cpu", "cuda", "cuda:1"
   OptimizerOptions optimizer;
   LrSchedule lr;

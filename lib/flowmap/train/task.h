@@ -54,6 +54,22 @@ struct StepContext {
   int64_t first_row = 0;     // position of the micro-batch's first row in it
   // A frozen copy of a trained player under its i-th EMA profile.
   std::function<std::shared_ptr<Model>(const std::string& player, int profile)> ema;
+  bool gradient_checkpointing = false;
+
+  // For evaluations whose gradients are wanted: dropout on, masks out of `rows`, which
+  // must live as long as it is used.
+  Context training_context(const Draw& rows) const {
+    Context context = plain_context();
+    context.train = true;
+    context.draw = &rows;
+    return context;
+  }
+  // The same function, dropout off.
+  Context plain_context() const {
+    Context context;
+    context.gradient_checkpointing = gradient_checkpointing;
+    return context;
+  }
 };
 
 struct LossResult {

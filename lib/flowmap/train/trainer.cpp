@@ -20,6 +20,9 @@ namespace fs = std::filesystem;
 namespace flowmap {
 namespace {
 
+// Of a set kept on a GPU, so that it never crowds out the run itself.
+constexpr int64_t kMostBytesOfData = int64_t{8} << 30;
+
 double trainer_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
@@ -58,6 +61,8 @@ Trainer::Trainer(TrainOptions options, std::shared_ptr<Task> task,
       data_info_(dataset_->info()),
       run_(std::move(run)),
       hooks_(std::move(hooks)) {
+  if (const at::Device device(options_.device); !device.is_cpu())
+    dataset_->place(device, kMostBytesOfData);
   for (Player& player : task_->players()) {
     player.model->to(at::Device(options_.device));
     if (!player.trained) continue;
@@ -123,7 +128,7 @@ Batch Trainer::make_batch(const Draw& draw, int64_t first_row, int64_t rows) con
   batch.x = samples_to_float(dataset_->samples(batch.index));
   if (options_.xflip && data_info_.images) {
     const at::Tensor flip = draw.uniform("xflip", {}).lt(0.5).reshape({rows, 1, 1, 1});
-    batch.x = at::where(flip, batch.x.flip({3}), batch.x);
+    batch.x = at::where(flip.to(batch.x.device()), batch.x.flip({3}), batch.x);
   }
   batch.x = batch.x.to(device);
   return batch;
@@ -140,6 +145,7 @@ void Trainer::step() {
 void Trainer::step_player(const Turn& turn, const std::string& draw_prefix) {
   TrainedPlayer& entry = trained(turn.player);
   entry.player->model->train();
+  entry.player->model->project();
   entry.optimizer->zero_grad();
   const at::Device device(options_.device);
   for (int64_t first = 0; first < options_.batch; first += options_.batch_gpu) {
@@ -150,10 +156,11 @@ void Trainer::step_player(const Turn& turn, const std::string& draw_prefix) {
     const StepContext context{clock_, draw, options_.batch, first,
                               [this](const std::string& player, int profile) {
                                 return ema_model(player, profile);
-                              }};
+                              },
+                              options_.gradient_checkpointing};
     LossResult result;
     {
-      const AutocastGuard autocast(device.type(), options_.precision);
+      const PrecisionGuard precision(device.type(), options_.precision);
       result = task_->loss(turn, batch, context);
     }
     result.loss.backward();
@@ -175,7 +182,6 @@ void Trainer::step_player(const Turn& turn, const std::string& draw_prefix) {
   stats_.add("Health/grad_norm", norm);
   if (options_.clip > 0) clip_gradients(entry.parameters, norm, options_.clip);
   entry.optimizer->step(options_.lr.at(clock_.images_seen));
-  entry.player->model->project();
   for (Ema& average : entry.averages)
     average.update(entry.parameters, clock_.images_seen, options_.batch, clock_.step);
 }
@@ -286,6 +292,9 @@ void Trainer::save_state() {
 
 Trainer::Outcome Trainer::run() {
   if (options_.threads > 0) at::set_num_threads(options_.threads);
+  // Backward passes run outside the guard of the losses: see precision.h.
+  at::globalContext().setAllowTF32CuDNN(options_.precision.tf32);
+  at::globalContext().setAllowTF32CuBLAS(options_.precision.tf32);
   trim_stats(run_ / "stats.jsonl", clock_.images_seen);
   stats_file_ = std::make_unique<JsonLines>(run_ / "stats.jsonl");
   started_ = tick_started_ = trainer_now();
