@@ -145,6 +145,41 @@ TEST(Zip, WriterBytes) {
             local + central + end);
 }
 
+TEST(Zip, AlignedContentAndViews) {
+  const testing::ScratchFolder folder;
+  ZipWriter writer(folder / "x.zip");
+  for (const char* name : {"a", "bc", "a longer name than these"})
+    writer.add(name, std::string("content of ") + name, 64);
+  writer.add("plain", "text");
+  EXPECT_THROW(writer.add("more", "text", 8192), Error);
+  writer.commit();
+  const Bytes bytes = testing::file_bytes(folder / "x.zip");
+  const ZipReader reader(bytes, "x.zip");
+  for (std::size_t i = 0; i < reader.size(); ++i) {
+    const auto view = reader.view(i);
+    ASSERT_TRUE(view);
+    EXPECT_EQ(testing::to_text(*view), testing::to_text(reader.read(i)));
+    ASSERT_GE(view->data(), bytes.data());
+    ASSERT_LE(view->data() + view->size(), bytes.data() + bytes.size());
+    if (i < 3) {
+      EXPECT_EQ((view->data() - bytes.data()) % 64, 0) << reader.name(i);
+    }
+  }
+  EXPECT_THROW(reader.view(9), Error);
+  // Packed entries have no view; stored ones with ZIP64 headers do.
+  const std::string text(5000, 'z');
+  for (const bool zip64 : {false, true}) {
+    const Bytes mixed =
+        testing::to_bytes(archive({{"d", deflated(text), text.size(), crc_of(text), 8},
+                                   {"s", "plain", 5, crc_of("plain"), 0}},
+                                  zip64));
+    const ZipReader both(mixed, "x");
+    EXPECT_FALSE(both.view(0));
+    ASSERT_TRUE(both.view(1));
+    EXPECT_EQ(testing::to_text(*both.view(1)), "plain");
+  }
+}
+
 TEST(Zip, AnEmptyArchive) {
   const testing::ScratchFolder folder;
   ZipWriter(folder / "x.zip").commit();

@@ -8,6 +8,7 @@
 #include "flowmap/base/image.h"
 #include "flowmap/base/npy.h"
 #include "flowmap/base/safetensors.h"
+#include "flowmap/base/torch_file.h"
 #include "flowmap/base/zip.h"
 
 using namespace flowmap;
@@ -43,6 +44,38 @@ std::string tiny_jpeg() {
          segment('\xDA', std::string("\x01\x01\0\0\x3F\0", 6)) + "\x0F\xFF\xD9";
 }
 
+// The opcodes of protocols 0 to 5 side by side.
+std::string many_opcodes() {
+  using namespace std::string_literals;
+  return "\x80\x04\x95\x05\0\0\0\0\0\0\0}q\0(X\x01\0\0\0aq\1K\x05\x8C\x01"
+         "bG\x3F\xF8\0\0\0\0\0\0U\x01"
+         "c](I12\nL3L\nF1.5\nS'q'\nVz\\u00e9\nM\1\2J\1\2\3\4\x8A\1\xFF\x8B\1\0\0\0"
+         "aN\x88\x89p9\ng9\neX\x01\0\0\0dctorch\nSize\n(K\1K\2t\x85RX\x01\0\0\0"
+         "eB\x02\0\0\0hiX\1\0\0\0f\x8F(C\1x\x90X\1\0\0\0g\x8C\x0B"
+         "collections\x8C\x0BOrderedDict\x93)\x81\x94U\1hNs}bX\1\0\0\0i(cdnnlib\nEasyDict\n"
+         "No)\x86\x87u."s;
+}
+
+// A stream inside bytes, as EDM's pickles hold each tensor.
+std::string edm_like() {
+  using namespace std::string_literals;
+  const std::string storage =
+      "(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0"
+      "0X\3\0\0\0cpuK\6NtQ"s;
+  const std::string stream =
+      "\x80\2\x8A\x0Al\xFC\x9C\x46\xF9 j\xA8P\x19.\x80\2M\xE9\3.\x80\2}X\x0D\0\0\0"
+      "little_endian\x88s.\x80\2"s +
+      storage + ".\x80\2]X\1\0\0\0" "0a.\6\0\0\0\0\0\0\0"s + std::string(24, 'f');
+  const std::string tensor =
+      "ctorch._utils\n_rebuild_parameter\nctorch._utils\n_rebuild_tensor_v2\n(ctorch."
+      "storage\n_load_from_bytes\nC"s +
+      static_cast<char>(stream.size()) + stream +
+      "\x85RK\0K\3K\2\x86K\1K\3\x86\x89)tR\x88)\x87R"s;
+  return "\x80\4}\x8C\3emactorch_utils.persistence\n_reconstruct_persistent_obj\n}\x8C\5"
+         "state}(\x8C\x0B_parameters}\x8C\1w"s +
+         tensor + "s\x8C\x08_buffers}\x8C\x08_modules}us\x85Rs."s;
+}
+
 void write_seeds(const std::filesystem::path& folder) {
   const auto at = [&](const std::string& target, const std::string& name) {
     make_directories(folder / target);
@@ -67,6 +100,12 @@ void write_seeds(const std::filesystem::path& folder) {
                     {{"w", DType::F32, {2, 3}, weight}, {"b", DType::I8, {2}, bias}},
                     {{"format", "pt"}});
   write_safetensors(at("safetensors", "empty"), {}, {});
+  write_file_atomic(at("pickle", "opcodes"), many_opcodes());
+  write_file_atomic(at("pickle", "edm"), edm_like());
+  write_file_atomic(at("torch_file", "edm"), edm_like());
+  write_torch_file(at("torch_file", "zip"),
+                   std::vector<TorchSection>{
+                       {"ema", {{"w", DType::F32, {2, 3}, weight}, {"b", DType::I8, {2}, bias}}}});
   for (const int channels : {1, 3, 4})
     write_png(at("image", "png" + std::to_string(channels)), picture(9, 5, channels),
               {{"seed", "1"}});

@@ -135,7 +135,9 @@ MappedFile::MappedFile(const fs::path& path) : path_(path.string()) {
   if (!S_ISREG(status.st_mode)) fail_reading(path_, "it is no regular file");
   size_ = static_cast<std::size_t>(status.st_size);
   if (size_ == 0) return;
-  void* const data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.get(), 0);
+  // Private and writable: tensors made of the map may be written to; the file never is.
+  void* const data =
+      ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.get(), 0);
   if (data == MAP_FAILED) fail_reading(path_, system_reason(errno));
   data_ = static_cast<const std::byte*>(data);
 }

@@ -10,6 +10,7 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
+#include "flowmap/base/zip_directory.h"
 
 namespace flowmap {
 namespace {
@@ -78,6 +79,8 @@ struct ZipReader::Impl {
   std::vector<std::string> names;
   std::vector<std::uint64_t> sizes;
   std::map<std::string, std::size_t, std::less<>> index;
+  std::once_flag locate_once;
+  std::optional<std::vector<ZipLocation>> locations;  // for view()
 
   void open() {
     // libzip takes nothing at all for an archive without entries.
@@ -225,6 +228,18 @@ std::uint64_t ZipReader::entry_bytes(std::size_t index) const {
 std::int64_t ZipReader::find(std::string_view name) const {
   const auto found = impl_->index.find(name);
   return found == impl_->index.end() ? -1 : static_cast<std::int64_t>(found->second);
+}
+
+std::optional<std::span<const std::byte>> ZipReader::view(std::size_t index) const {
+  FM_CHECK(index < size(), path(), ": no entry ", index, " among ", size());
+  std::call_once(impl_->locate_once,
+                 [this] { impl_->locations = zip_directory(impl_->bytes); });
+  // Both readings of the directory must agree.
+  const auto& locations = impl_->locations;
+  if (!locations || locations->size() != size()) return {};
+  const ZipLocation& entry = (*locations)[index];
+  if (entry.name != impl_->names[index] || entry.size != impl_->sizes[index]) return {};
+  return zip_stored_content(impl_->bytes, entry);
 }
 
 std::vector<std::byte> ZipReader::read(std::size_t index) const {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,6 +37,10 @@ class ZipReader {
   std::int64_t find(std::string_view name) const;
   std::vector<std::byte> read(std::size_t index) const;
   std::vector<std::byte> read(std::string_view name) const;
+  // A stored entry where it lies in the file: no copy, and no look at its CRC, so it costs
+  // nothing however large the entry is. Valid while the reader lives. nullopt where the
+  // entry is packed, or the archive unusual; read() it then.
+  std::optional<std::span<const std::byte>> view(std::size_t index) const;
   const std::string& path() const;
 
  private:
@@ -51,8 +56,10 @@ class ZipWriter {
  public:
   explicit ZipWriter(const std::filesystem::path& path);
   ~ZipWriter();
-  void add(std::string_view name, std::span<const std::byte> content);
-  void add(std::string_view name, std::string_view content);
+  // The content begins at a multiple of `alignment` (at most 4096) in the file.
+  void add(std::string_view name, std::span<const std::byte> content,
+           std::size_t alignment = 1);
+  void add(std::string_view name, std::string_view content, std::size_t alignment = 1);
   void commit();
 
  private:

@@ -60,7 +60,10 @@ ZipWriter::ZipWriter(const std::filesystem::path& path)
     : impl_(std::make_unique<Impl>(path)) {}
 ZipWriter::~ZipWriter() = default;
 
-void ZipWriter::add(std::string_view name, std::span<const std::byte> content) {
+void ZipWriter::add(std::string_view name, std::span<const std::byte> content,
+                    std::size_t alignment) {
+  FM_CHECK(alignment >= 1 && alignment <= 4096, impl_->path,
+           ": an alignment from 1 to 4096, got ", alignment);
   FM_CHECK(!name.empty() && name.size() <= 65535, impl_->path,
            ": an entry name needs 1 to 65535 bytes, got ", name.size());
   FM_CHECK(impl_->names.emplace(name).second, impl_->path, ": two entries are called '",
@@ -75,13 +78,25 @@ void ZipWriter::add(std::string_view name, std::span<const std::byte> content) {
   zip_put(local, 0x04034B50, 4);
   zip_put_entry(local, name, crc, size, wide);
   zip_put(local, name.size(), 2);
-  zip_put(local, wide ? 20 : 0, 2);
+  // Padding stands in an extra field ("FB", as PyTorch's archives call it).
+  const std::uint64_t wide_extra = wide ? 20 : 0;
+  std::uint64_t pad_extra = 0;
+  if (alignment > 1) {
+    const std::uint64_t begin = at + 30 + name.size() + wide_extra + 4;
+    pad_extra = 4 + (alignment - begin % alignment) % alignment;
+  }
+  zip_put(local, wide_extra + pad_extra, 2);
   local += name;
   if (wide) {
     zip_put(local, 0x0001, 2);
     zip_put(local, 16, 2);
     zip_put(local, size, 8);
     zip_put(local, size, 8);
+  }
+  if (pad_extra) {
+    zip_put(local, 'F' | 'B' << 8, 2);
+    zip_put(local, pad_extra - 4, 2);
+    local.append(pad_extra - 4, 'Z');
   }
   impl_->write(local);
   if (!content.empty()) impl_->file.write(content);
@@ -112,8 +127,9 @@ void ZipWriter::add(std::string_view name, std::span<const std::byte> content) {
   ++impl_->entries;
 }
 
-void ZipWriter::add(std::string_view name, std::string_view content) {
-  add(name, std::as_bytes(std::span(content.data(), content.size())));
+void ZipWriter::add(std::string_view name, std::string_view content,
+                    std::size_t alignment) {
+  add(name, std::as_bytes(std::span(content.data(), content.size())), alignment);
 }
 
 void ZipWriter::commit() {
