@@ -81,6 +81,8 @@ at::Tensor Model::log_weight(const at::Tensor& s, const at::Tensor&) {
   return at::zeros_like(s);
 }
 
+at::Tensor Model::log_variance(const at::Tensor& sigma) { return at::zeros_like(sigma); }
+
 Dual Model::map(const Dual& x, const Dual& s, const Dual& t, const Condition& c,
                 Context& ctx) {
   return x + average_velocity(x, s, t, c, ctx) * ops::column(t - s, x.value.dim());

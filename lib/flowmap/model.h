@@ -49,13 +49,23 @@ class Model : public torch::nn::Module {
   // x [B, sample...] = x1 + sigma n, sigma [B] -> E[x1 | x].
   virtual Dual denoise(const Dual& x, const Dual& sigma, const Condition& c,
                        Context& ctx);
+  // The nearest noise level that the network knows, for samplers that step on its levels
+  // as EDM's does; sigma itself where it knows them all. Any shape.
+  virtual at::Tensor round_sigma(const at::Tensor& sigma) const { return sigma; }
   // The learned w of exp(-w) l + w, [B]. Zeros where there is none.
   virtual at::Tensor log_weight(const at::Tensor& s, const at::Tensor& t);
   virtual bool has_log_weight() const { return false; }
+  // The learned logarithm of the denoiser's squared error at sigma, in units of the loss
+  // weight: EDM2's uncertainty u(sigma). [B] -> [B]; zeros where there is none.
+  virtual at::Tensor log_variance(const at::Tensor& sigma);
+  virtual bool has_log_variance() const { return false; }
   // What the network itself says at (x, time, time2), no preconditioning.
   virtual Dual raw(const Dual& x, const Dual& time, const Dual& time2,
                    const Condition& c, Context& ctx) = 0;
-  // Forced weight normalisation after an optimiser step.
+  // Images and the weights of convolutions channels-last in memory (NHWC), which tensor
+  // cores want; results come row-major as ever. Networks of other kinds ignore it.
+  virtual void use_channels_last() {}
+  // Forced weight normalisation, at the start of each optimiser step.
   virtual void project() {}
   virtual double multiply_adds() const = 0;
 

@@ -1,4 +1,6 @@
-// Velocity models and flow maps: v = sigma_data F(x / sigma_data, times).
+// Velocity models and flow maps: v = sigma_data F(x / sigma_data, times). With reverse_time
+// the network learned on the other clock (noise at 1, as MeanFlow and REPA): it is given
+// 1 - t, and its answer points from data to noise: v = -sigma_data F(x / sigma_data, 1 - t).
 #include <ATen/ATen.h>
 
 #include "flowmap/nn/init.h"
@@ -12,11 +14,16 @@ namespace {
 
 class FlowModel : public NetworkModel {
  public:
-  FlowModel(std::shared_ptr<Network> network, ModelInfo about, double time_scale)
-      : NetworkModel(std::move(network)), info_(std::move(about)), time_scale_(time_scale) {}
+  FlowModel(std::shared_ptr<Network> network, ModelInfo about, double time_scale,
+            bool reverse_time)
+      : NetworkModel(std::move(network)),
+        info_(std::move(about)),
+        time_scale_(time_scale),
+        reverse_time_(reverse_time) {}
 
-  void add_log_weight(double scale) {
-    log_weight_ = register_module("log_weight", std::make_shared<LogWeight>(scale));
+  void add_log_weight(const LogWeightOptions& options) {
+    log_weight_ = register_module(options.normalized ? "logvar_linear" : "log_weight",
+                                  std::make_shared<LogWeight>(options));
   }
 
   ModelInfo info() const override { return info_; }
@@ -40,14 +47,27 @@ class FlowModel : public NetworkModel {
     return log_weight_ ? log_weight_->forward(s, t) : Model::log_weight(s, t);
   }
   bool has_log_weight() const override { return log_weight_ != nullptr; }
+  void project() override {
+    NetworkModel::project();
+    if (log_weight_) log_weight_->project();
+  }
 
  private:
   Dual evaluate(const Dual& x, const Dual& time, const Dual& time2, const Condition& c,
                 Context& ctx) {
     const double sd = info_.sigma_data;
-    const Dual out = raw(sd == 1 ? x : ops::scale(x, 1 / sd), scaled(time),
-                         time2.defined() ? scaled(time2) : time2, c, ctx);
-    return sd == 1 ? out : ops::scale(out, sd);
+    Dual second = time2;  // a gap is the same on both clocks
+    if (second.defined())
+      second = scaled(network_->second_time_is_gap() ? second : on_its_clock(second));
+    const Dual f = raw(sd == 1 ? x : ops::scale(x, 1 / sd), scaled(on_its_clock(time)),
+                       second, c, ctx);
+    const Dual out = sample_channels(f, info_.sample_shape[0]);
+    const double factor = reverse_time_ ? -sd : sd;
+    return factor == 1 ? out : ops::scale(out, factor);
+  }
+
+  Dual on_its_clock(const Dual& time) const {
+    return reverse_time_ ? ops::add_scalar(ops::neg(time), 1) : time;
   }
 
   Dual scaled(const Dual& time) const {
@@ -56,6 +76,7 @@ class FlowModel : public NetworkModel {
 
   ModelInfo info_;
   double time_scale_;
+  bool reverse_time_;
   std::shared_ptr<LogWeight> log_weight_;
 };
 
@@ -74,9 +95,13 @@ std::shared_ptr<Model> make_flow_model(const Config& spec) {
   auto network = build_network(spec.child("network"), shape);
   const double time_scale =
       options.number("time_scale", network->default_time_scale(), 1e-6, 1e6);
-  auto model = std::make_shared<FlowModel>(std::move(network), about, time_scale);
+  auto model = std::make_shared<FlowModel>(
+      std::move(network), about, time_scale, options.boolean("reverse_time", false));
   if (options.boolean("log_weight", false))
-    model->add_log_weight(options.number("log_weight_scale", 16, 1e-6, 1e6));
+    model->add_log_weight(
+        {.scale = options.number("log_weight_scale", 16, 1e-6, 1e6),
+         .channels = options.integer("log_weight_channels", 128, 4, 1 << 16),
+         .normalized = options.boolean("log_weight_normalized", false)});
   return model;
 }
 

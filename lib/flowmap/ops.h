@@ -63,6 +63,9 @@ Dual group_norm(const Dual& x, int64_t groups, const at::Tensor& weight,
 // Over the last dimension, size n; weight, bias [n] or undefined.
 Dual layer_norm(const Dual& x, const at::Tensor& weight, const at::Tensor& bias,
                 double eps);
+// x / (eps + r), r the root of the mean square over `dims` (Karras et al. 2024, the
+// magnitude-preserving networks). At x = 0 the derivative is 1 / eps.
+Dual rms_normalize(const Dual& x, std::span<const int64_t> dims, double eps);
 
 Dual sum(const Dual& a, std::span<const int64_t> dims, bool keepdim);
 Dual mean(const Dual& a, std::span<const int64_t> dims, bool keepdim);
@@ -77,11 +80,17 @@ Dual index_select(const Dual& a, int64_t dim, const at::Tensor& index);
 std::vector<Dual> chunk(const Dual& a, int64_t chunks, int64_t dim);
 std::vector<Dual> unbind(const Dual& a, int64_t dim);
 Dual cat(std::span<const Dual> parts, int64_t dim);
+// Zeros around the last dimensions: (before, after) of the last, of the one before it, ...
+Dual pad(const Dual& a, std::span<const int64_t> amounts);
+// x [B, C, H, W] -> [B, C, factor H, factor W], every pixel repeated.
+Dual upsample_nearest(const Dual& x, int64_t factor);
 // [B] -> [B, 1, ..., 1] with `dims` dimensions in all, to multiply images by times.
 Dual column(const Dual& a, int64_t dims);
 Dual to(const Dual& a, at::ScalarType dtype);
 // Row-major in memory; nothing where it is already.
 Dual contiguous(const Dual& a);
+// The same numbers in another order in memory; x [B, C, H, W] for channels-last.
+Dual in_memory_order(const Dual& a, at::MemoryFormat order);
 
 // The constant: value kept in the graph, tangent dropped.
 Dual without_tangent(const Dual& a);

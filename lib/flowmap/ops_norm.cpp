@@ -1,6 +1,7 @@
 // Normalisations and softmax.
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <utility>
 
 #include "flowmap/base/error.h"
@@ -51,6 +52,27 @@ Dual layer_norm(const Dual& x, const at::Tensor& weight, const at::Tensor& bias,
     tangent = tangent * weight;
   }
   if (bias.defined()) value = value + bias;
+  return {std::move(value), std::move(tangent)};
+}
+
+Dual rms_normalize(const Dual& x, std::span<const int64_t> dims, double eps) {
+  int64_t count = 1;
+  for (const int64_t d : dims) count *= x.value.size(d);
+  const at::ScalarType type = x.value.scalar_type();
+  // Sums of squares of 16-bit numbers lose or overflow.
+  const bool narrow = type == at::kBFloat16 || type == at::kHalf;
+  const at::Tensor norm = at::linalg_vector_norm(x.value, 2, detail::ints(dims), true,
+                                                 narrow ? at::kFloat : type);
+  const double share = 1 / std::sqrt(static_cast<double>(count));
+  const at::Tensor divisor = (norm * share + eps).to(type);
+  at::Tensor value = x.value / divisor;
+  at::Tensor tangent;
+  if (x.has_tangent()) {
+    // The derivative of the norm, 0 at 0.
+    const at::Tensor along = (x.value * x.tangent).sum(detail::ints(dims), true);
+    const at::Tensor slope = along / norm.masked_fill(norm == 0, 1).to(type) * share;
+    tangent = (x.tangent - value * slope) / divisor;
+  }
   return {std::move(value), std::move(tangent)};
 }
 

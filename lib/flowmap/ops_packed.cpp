@@ -20,9 +20,11 @@ at::Tensor bias_shaped(const at::Tensor& bias, std::int64_t dims, std::int64_t d
 }
 
 // False if gradients of the view must not reach its base: a view that was made without a
-// graph, or is a view of such a one, says that it requires a gradient and yet is cut off.
+// graph, or is a view of such a one, says that it requires a gradient and yet is cut off;
+// one that became a leaf of its own would lose its gradient.
 bool in_graph_of(const at::Tensor& view, const at::Tensor& base) {
-  if (!at::GradMode::is_enabled() || !base.requires_grad()) return true;
+  if (!at::GradMode::is_enabled()) return true;
+  if (!base.requires_grad()) return !view.requires_grad();
   using torch::autograd::CreationMeta;
   const auto made =
       torch::autograd::impl::get_view_autograd_meta(view)->get_creation_meta();

@@ -32,6 +32,15 @@ std::vector<Dual> both_lists(const Dual& a, Op op) {
   return result;
 }
 
+// A copy row by row (`rows`): of the packed batch where there is one.
+template <class Op>
+Dual copied(const Dual& a, bool rows, Op op) {
+  if (rows && a.has_tangent() && a.value.dim() > 0)
+    if (const at::Tensor batch = detail::packed_batch(a); batch.defined())
+      return detail::halves(op(batch));
+  return both(a, op);
+}
+
 }  // namespace
 
 Dual sum(const Dual& a, std::span<const int64_t> dims, bool keepdim) {
@@ -52,6 +61,10 @@ Dual permute(const Dual& a, std::span<const int64_t> order) {
 
 Dual transpose(const Dual& a, int64_t d0, int64_t d1) {
   return both(a, [&](const auto& x) { return x.transpose(d0, d1); });
+}
+
+Dual in_memory_order(const Dual& a, at::MemoryFormat order) {
+  return both(a, [&](const auto& x) { return x.contiguous(order); });
 }
 
 Dual contiguous(const Dual& a) {
@@ -96,6 +109,25 @@ Dual cat(std::span<const Dual> parts, int64_t dim) {
   if (!any_tangent) return at::cat(values, dim);
   if (batches.size() == parts.size()) return detail::halves(at::cat(batches, dim));
   return {at::cat(values, dim), at::cat(tangents, dim)};
+}
+
+Dual pad(const Dual& a, std::span<const int64_t> amounts) {
+  const int64_t dims = a.value.dim();
+  const auto given = static_cast<int64_t>(amounts.size());
+  FM_CHECK(given % 2 == 0 && given <= 2 * dims, "pad: ", given,
+           " amounts; two a dimension, at most ", 2 * dims);
+  return copied(a, given < 2 * dims, [&](const at::Tensor& x) {
+    return at::constant_pad_nd(x, detail::ints(amounts), 0);
+  });
+}
+
+Dual upsample_nearest(const Dual& x, int64_t factor) {
+  FM_CHECK(x.value.dim() == 4 && factor >= 1, "upsample_nearest needs [B, C, H, W], got ",
+           x.value.sizes());
+  const int64_t size[] = {x.value.size(2) * factor, x.value.size(3) * factor};
+  return copied(x, true, [&](const at::Tensor& t) {
+    return at::upsample_nearest2d(t, at::IntArrayRef(size));
+  });
 }
 
 Dual column(const Dual& a, int64_t dims) {

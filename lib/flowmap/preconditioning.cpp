@@ -35,8 +35,19 @@ Dual NetworkModel::raw(const Dual& x, const Dual& time, const Dual& time2,
                        const Condition& c, Context& ctx) {
   const int64_t batch = x.value.size(0);
   const Dual second = time2.defined() ? times_in_own_type(time2, batch) : time2;
-  return in_own_type(network_->forward(in_own_type(x), times_in_own_type(time, batch),
-                                       second, c, ctx));
+  const Dual own = in_own_type(x), first = times_in_own_type(time, batch);
+  if (!channels_last_ || own.value.dim() != 4)
+    return in_own_type(network_->forward(own, first, second, c, ctx));
+  const Dual out = network_->forward(ops::in_memory_order(own, at::MemoryFormat::ChannelsLast),
+                                     first, second, c, ctx);
+  return in_own_type(ops::contiguous(out));
+}
+
+void NetworkModel::use_channels_last() {
+  channels_last_ = true;
+  const at::NoGradGuard no_grad;
+  for (at::Tensor& p : network_->parameters())
+    if (p.dim() == 4) p.set_data(p.contiguous(at::MemoryFormat::ChannelsLast));
 }
 
 Dual NetworkModel::in_own_type(const Dual& a) const {
@@ -53,6 +64,10 @@ Dual NetworkModel::times_in_own_type(const Dual& time, int64_t batch) const {
           t.has_tangent() ? t.tangent.expand({batch}) : at::Tensor()};
 }
 
+Dual NetworkModel::sample_channels(const Dual& out, int64_t channels) {
+  return out.value.size(1) > channels ? ops::narrow(out, 1, 0, channels) : out;
+}
+
 const std::vector<PreconditioningEntry>& preconditioning_registry() {
   static const std::vector<PreconditioningEntry> entries = {
       {"flow", "velocity, or with two_times a flow map: v = sigma_data F(x / sigma_data)",
@@ -60,12 +75,19 @@ const std::vector<PreconditioningEntry>& preconditioning_registry() {
        ModelKind::velocity, make_flow_model},
       {"edm", "denoiser with EDM's scalings", "Karras et al. 2022 (arXiv 2206.00364)",
        ModelKind::denoiser, make_edm_model},
+      {"edm2", "denoiser with EDM's scalings and a learned uncertainty",
+       "Karras et al. 2024 (arXiv 2312.02696)", ModelKind::denoiser, make_edm2_model},
       {"vp", "denoiser with the scalings of variance-preserving diffusion",
        "Song et al. 2021 (arXiv 2011.13456), as in Karras et al. 2022",
        ModelKind::denoiser, make_vp_model},
       {"ve", "denoiser with the scalings of variance-exploding diffusion",
        "Song et al. 2021 (arXiv 2011.13456), as in Karras et al. 2022",
        ModelKind::denoiser, make_ve_model},
+      {"iddpm", "denoiser of the discrete noise levels of improved DDPM",
+       "Nichol and Dhariwal 2021 (arXiv 2102.09672), as in Karras et al. 2022",
+       ModelKind::denoiser, make_iddpm_model},
+      {"ddpm", "denoiser of a network that predicts noise at discrete linear betas",
+       "Ho et al. 2020 (arXiv 2006.11239)", ModelKind::denoiser, make_ddpm_model},
       {"classifier", "no clock: the network's logits", "", ModelKind::velocity,
        make_classifier_model},
   };

@@ -18,6 +18,7 @@ class NetworkModel : public Model {
   Dual raw(const Dual& x, const Dual& time, const Dual& time2, const Condition& c,
            Context& ctx) override;
   void project() override { network_->project(); }
+  void use_channels_last() override;
   double multiply_adds() const override { return network_->multiply_adds(); }
   const Network& network() const { return *network_; }
 
@@ -29,16 +30,24 @@ class NetworkModel : public Model {
   // Likewise; one time for all of a batch is repeated.
   Dual times_in_own_type(const Dual& time, int64_t batch) const;
 
+  // The first `channels` of dimension 1: networks that learn a variance give more, which
+  // no view uses.
+  static Dual sample_channels(const Dual& out, int64_t channels);
+
   std::shared_ptr<Network> network_;
 
  private:
   at::Tensor first_;  // a parameter: follows the module's type
+  bool channels_last_ = false;
 };
 
 std::shared_ptr<Model> make_flow_model(const Config& spec);
 std::shared_ptr<Model> make_edm_model(const Config& spec);
+std::shared_ptr<Model> make_edm2_model(const Config& spec);
 std::shared_ptr<Model> make_vp_model(const Config& spec);
 std::shared_ptr<Model> make_ve_model(const Config& spec);
+std::shared_ptr<Model> make_iddpm_model(const Config& spec);
+std::shared_ptr<Model> make_ddpm_model(const Config& spec);
 std::shared_ptr<Model> make_classifier_model(const Config& spec);
 
 // What preconditioning.type names, weights not drawn yet.

@@ -36,6 +36,11 @@ struct SampleOptions {
 // Throws UsageError: fewer than two knots, not monotone, outside the range.
 Schedule make_schedule(const ModelInfo& info, const SampleOptions& options);
 
+// The schedule on the noise levels that the model knows (Model::round_sigma), as EDM's
+// sampler does before it appends the final 0; levels that fall together become one knot.
+// Unchanged where the model knows all levels.
+Schedule at_known_levels(const Model& model, Schedule schedule);
+
 class Sampler {
  public:
   virtual ~Sampler() = default;

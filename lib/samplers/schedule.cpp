@@ -1,4 +1,6 @@
 // Knots of the integration.
+#include <ATen/ATen.h>
+
 #include <cmath>
 #include <string>
 #include <utility>
@@ -137,6 +139,18 @@ Schedule make_schedule(const ModelInfo& info, const SampleOptions& options) {
   for (int64_t i = 0; i <= steps; ++i)
     schedule.times.push_back(static_cast<double>(i) / static_cast<double>(steps));
   schedule.source = "uniform";
+  return schedule;
+}
+
+Schedule at_known_levels(const Model& model, Schedule schedule) {
+  if (!schedule.sigma) return schedule;
+  std::vector<double> kept;
+  for (const double knot : schedule.times) {
+    const double level =
+        knot > 0 ? model.round_sigma(at::scalar_tensor(knot, at::kDouble)).item<double>() : 0;
+    if (kept.empty() || level < kept.back()) kept.push_back(level);
+  }
+  schedule.times = std::move(kept);
   return schedule;
 }
 

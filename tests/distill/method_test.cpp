@@ -47,6 +47,10 @@ std::vector<Example> examples() {
        R"(, "method": {"type": "flow_matching", "label_dropout": 0.4}})", false, 3},
       {"edm", "Points", "{" + kMlp +
        R"(, "preconditioning": {"type": "edm"}, "method": {"type": "edm"}})"},
+      {"edm2", "Images", R"({"network": {"type": "edm2", "model_channels": 4,
+       "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [],
+       "channels_per_head": 4, "dropout": 0.3}, "preconditioning": {"type": "edm2",
+       "logvar_channels": 8}, "method": {"type": "edm2"}})", true, 3},
       {"lsd", "Points", "{" + kMlp + map + R"(, "method": {"type": "lsd"}})"},
       {"lsd", "LearnedWeight", "{" + kMlp + R"(, "preconditioning": {"type": "flow",
        "two_times": true, "log_weight": true}, "method": {"type": "lsd", "eta": 0.5,

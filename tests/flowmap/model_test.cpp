@@ -274,5 +274,64 @@ TEST(Model, UnknownOptionsAndTypesAreReported) {
             "sample_shape": [1, 8, 8]})");
 }
 
+// Another order in memory, the same numbers; with tangents, and gradients of weights.
+TEST(Model, ChannelsLastIsTheSameFunction) {
+  for (const char* network :
+       {R"("type": "ddpmpp", "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1,
+           "attn_resolutions": [4])",
+        R"("type": "dit", "hidden_size": 16, "depth": 1, "num_heads": 2)",
+        R"("type": "edm2", "model_channels": 64, "channel_mult": [1], "num_blocks": 1,
+           "attn_resolutions": [8])"}) {
+    const std::string text = R"({"network": {)" + std::string(network) +
+                             R"(}, "preconditioning": {"type": "flow", "two_times": true},
+                                 "sample_shape": [3, 8, 8]})";
+    at::Tensor values[2], tangents[2], gradients[2];
+    for (const bool last : {false, true}) {
+      auto model = make_model(Config::from_text(text, "test"), 4);
+      model->to(at::kDouble);
+      {
+        const at::NoGradGuard no_grad;
+        std::uint64_t k = 0;
+        for (at::Tensor& p : model->parameters())
+          p.add_(0.1 * Draw(6, k++, 1).normal("w", p.sizes())[0].to(at::kDouble));
+      }
+      if (last) model->use_channels_last();
+      const at::Tensor x = Draw(2, 0, 2).normal("x", {3, 8, 8}).to(at::kDouble);
+      const at::Tensor s = at::tensor({0.1, 0.4}, at::kDouble),
+                       t = at::tensor({0.6, 0.9}, at::kDouble);
+      Context ctx;
+      const Dual out = model->average_velocity({x, x.flip(0)}, {s, at::ones_like(s)}, t, {},
+                                               ctx);
+      EXPECT_EQ(out.value.stride(3), 1) << network;  // as row-major has it
+      (out.value * x + out.tangent * x.flip(0)).sum().backward();
+      bool reordered = false;
+      for (const at::Tensor& p : model->parameters())
+        reordered = reordered || (p.dim() == 4 && p.size(2) > 1 &&
+                                  p.is_contiguous(at::MemoryFormat::ChannelsLast));
+      EXPECT_EQ(reordered, last) << network;
+      values[last] = out.value.detach();
+      tangents[last] = out.tangent.detach();
+      gradients[last] = model->parameters().back().grad();
+    }
+    EXPECT_TRUE(at::allclose(values[0], values[1], 1e-10, 1e-12)) << network;
+    EXPECT_TRUE(at::allclose(tangents[0], tangents[1], 1e-10, 1e-12)) << network;
+    EXPECT_TRUE(at::allclose(gradients[0], gradients[1], 1e-10, 1e-12)) << network;
+  }
+}
+
+// Networks that learned with noise at time 1.
+TEST(Model, ReversedTimeMirrorsTheClock) {
+  const std::string head = R"({"network": {"type": "mlp", "width": 8, "depth": 2},
+    "sample_shape": [2], "preconditioning": {"type": "flow", "time_scale": 1)";
+  auto plain = make_model(Config::from_text(head + "}}", "test"), 4);
+  auto reversed =
+      make_model(Config::from_text(head + R"(, "reverse_time": true}})", "test"), 4);
+  const at::Tensor x = at::tensor({.1F, -.4F, 2.F, .3F}).view({2, 2}),
+                   t = at::tensor({.2F, .7F});
+  Context ctx;
+  EXPECT_TRUE(reversed->velocity(x, t, {}, ctx).value.equal(
+      -plain->velocity(x, 1 - t, {}, ctx).value));
+}
+
 }  // namespace
 }  // namespace flowmap

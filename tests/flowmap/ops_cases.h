@@ -255,6 +255,20 @@ inline std::vector<OpCase> op_cases() {
            return ref::group_norm(x[0], n.groups, t, 1e-2);
          }});
   }
+  for (const std::vector<int64_t>& dims :
+       {std::vector<int64_t>{1}, {-1}, {1, 2, 3}, {0, 2}}) {
+    std::string over;
+    for (const int64_t d : dims) over += std::to_string(d < 0 ? d + 4 : d);
+    cases.push_back({"rms_normalize_over" + over,
+                     {{2, 3, 4, 5}},
+                     {},
+                     [=](const Duals& x, const Tensors&) {
+                       return ops::rms_normalize(x[0], dims, 1e-2);
+                     },
+                     [=](const Tensors& x, const Tensors&) {
+                       return x[0] / ((x[0] * x[0]).mean(dims, true).sqrt() + 1e-2);
+                     }});
+  }
   for (const std::size_t count : {0, 2})
     cases.push_back({"layer_norm" + std::to_string(count),
                      {{2, 3, 7}},
@@ -334,6 +348,34 @@ inline std::vector<OpCase> op_cases() {
   shaped(
       "unbind", [](const Dual& x) { return ops::unbind(x, 1)[2]; },
       [](const at::Tensor& x) { return x.select(1, 2); });
+  // One-sided as before a convolution; more dimensions; the batch too; behind a packed map.
+  for (const Ints& amounts : {Ints{0, 1, 0, 1}, Ints{2, 0, 0, 0, 1, 3}, Ints{-1, 2},
+                              Ints{0, 0, 1, 0, 0, 0, 0, 2}}) {
+    std::string name = "pad";
+    for (const int64_t n : amounts) name += "_" + std::to_string(n);
+    for (const bool packed : {false, true})
+      shaped(
+          name + (packed ? "_packed" : ""),
+          [=](const Dual& x) {
+            return packed ? ops::silu(ops::pad(ops::silu(x), amounts))
+                          : ops::pad(x, amounts);
+          },
+          [=](const at::Tensor& x) {
+            const auto silu = [](const at::Tensor& a) { return a * a.sigmoid(); };
+            return packed ? silu(at::constant_pad_nd(silu(x), amounts, 0))
+                          : at::constant_pad_nd(x, amounts, 0);
+          });
+  }
+  for (const bool packed : {false, true})
+    shaped(
+        packed ? "upsample_nearest_packed" : "upsample_nearest",
+        [=](const Dual& x) {
+          return ops::upsample_nearest(packed ? ops::silu(x) : x, 3);
+        },
+        [=](const at::Tensor& x) {
+          const at::Tensor y = packed ? x * x.sigmoid() : x;
+          return y.repeat_interleave(3, 2).repeat_interleave(3, 3);
+        });
   shaped(
       "packed_chain",
       [](const Dual& x) {

@@ -11,131 +11,43 @@
 #include "flowmap/base/error.h"
 #include "flowmap/model.h"
 #include "flowmap/ops.h"
+#include "tests/flowmap/edm_reference.h"
 #include "tests/flowmap/network_reference.h"
 
 namespace flowmap {
 namespace {
 
+using testing::kDoubleBound;
 using testing::NetworkReference;
 using testing::relative_error;
-
-constexpr double kDoubleBound = 1e-10, kFloatBound = 1e-5;
-
-// The specification that EDM's constructor arguments mean.
-Config spec_of(const NetworkReference& reference) {
-  const Config given = Config::from_text(reference.config, "config");
-  const Config kwargs = given.child("kwargs");
-  const std::string type = given.string("class");
-  Config spec;
-  spec.set_json("network.type", "\"ddpmpp\"", "test");
-  const std::string size = kwargs.raw("img_resolution");
-  const std::string channels = kwargs.raw("img_channels");
-  spec.set_json("sample_shape", "[" + channels + "," + size + "," + size + "]", "test");
-  if (type.ends_with("EDMPrecond")) spec.set_override("preconditioning.type=edm", "test");
-  if (type.ends_with("VPPrecond")) spec.set_override("preconditioning.type=vp", "test");
-  if (type.ends_with("VEPrecond")) spec.set_override("preconditioning.type=ve", "test");
-  for (const std::string& key : kwargs.keys()) {
-    if (key == "img_resolution" || key == "img_channels" || key == "model_type") continue;
-    const bool outer = key == "beta_d" || key == "beta_min" || key == "M" ||
-                       key == "sigma_data" || key == "sigma_min" || key == "sigma_max";
-    const std::string where = key == "label_dim" ? "" : outer ? "preconditioning."
-                                                              : "network.";
-    spec.set_json(where + key, kwargs.raw(key), "test");
-  }
-  return spec;
-}
 
 class SongReference : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override { FM_NEED_FILE(testing::network_file(GetParam())); }
-
-  static std::shared_ptr<Model> load(const NetworkReference& reference) {
-    const Config spec = spec_of(reference);
-    auto model = make_model(spec, 5);
-    spec.check_all_read();
-    testing::load_weights(*model, reference, "", "model.");
-    model->eval();
-    return model;
-  }
-
-  static at::Tensor denoise(Model& model, const NetworkReference& reference,
-                            at::ScalarType type, bool labels, bool augment) {
-    Condition c;
-    if (labels) c.class_labels = reference.input("class_labels");
-    if (augment) c.augment_labels = reference.input("augment_labels");
-    Context ctx;
-    return model.denoise(Dual(reference.at("input.x").to(type)),
-                         Dual(reference.at("input.sigma").to(type)), c, ctx).value;
-  }
 };
 
 TEST_P(SongReference, OutputsAgree) {
   const NetworkReference reference(GetParam());
-  auto model = load(reference);
+  auto model = testing::load_edm_model(reference);
   if (HasFatalFailure()) return;
-  for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
-    model->to(type);
-    const std::string out = type == at::kDouble ? "output_f64" : "output";
-    const double bound = type == at::kDouble ? kDoubleBound : kFloatBound;
-    const auto check = [&](const std::string& name, bool labels, bool augment) {
-      if (!reference.has(name)) return false;
-      EXPECT_LT(relative_error(denoise(*model, reference, type, labels, augment),
-                               reference.at(name)), bound) << name;
-      return true;
-    };
-    EXPECT_TRUE(check(out, true, true));
-    check(out + ".no_class_labels", false, true);
-    check(out + ".no_augment_labels", true, false);
-  }
+  testing::check_edm_outputs(reference, *model);
 }
 
 class SongDerivatives : public SongReference {};  // files that hold derivatives
 
 TEST_P(SongDerivatives, Agree) {
   const NetworkReference reference(GetParam());
-  auto model = load(reference);
+  auto model = testing::load_edm_model(reference);
   if (HasFatalFailure()) return;
-  for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
-    model->to(type);
-    const bool is_double = type == at::kDouble;
-    const std::string suffix = is_double ? "_f64" : "";
-    const double bound = is_double ? kDoubleBound : 2e-4;
-    const at::Tensor x = reference.at("input.x").to(type).clone().requires_grad_();
-    const at::Tensor sigma = reference.at("input.sigma").to(type).clone().requires_grad_();
-    const at::Tensor r = reference.at("cotangent").to(type);
-    Condition c;
-    c.class_labels = reference.input("class_labels");
-    Context ctx;
-    const Dual out =
-        model->denoise(Dual(x, reference.at("tangent.x").to(type)),
-                       Dual(sigma, reference.at("tangent.sigma").to(type)), c, ctx);
-    EXPECT_LT(relative_error(out.tangent, reference.at("jvp" + suffix)), bound);
-    const auto check_weights = [&](const std::string& head) {
-      int checked = 0;
-      for (auto& item : model->named_parameters()) {
-        const std::string key = head + suffix + "." + item.key();
-        if (!reference.has(key)) continue;
-        EXPECT_LT(relative_error(item.value().grad(), reference.at(key)), bound) << key;
-        ++checked;
-      }
-      EXPECT_GT(checked, 2);
-    };
-    (out.value * r).sum().backward({}, /*retain_graph=*/true);
-    EXPECT_LT(relative_error(x.grad(), reference.at("grad" + suffix + ".x")), bound);
-    EXPECT_LT(relative_error(sigma.grad(), reference.at("grad" + suffix + ".sigma")),
-              bound);
-    check_weights("grad");
-    model->zero_grad();
-    (out.tangent * r).sum().backward();
-    check_weights("jvp_grad");
-    model->zero_grad();
-  }
+  const bool fourier = std::string(GetParam()).starts_with("ve");
+  testing::check_edm_derivatives(reference, *model, fourier ? 1.9e-4 : 1.6e-5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Edm, SongReference,
                          ::testing::Values("edm_ddpmpp_uncond", "edm_ddpmpp_cond_augment",
                                            "edm_song_skip_skip", "vp_ddpmpp_gray",
-                                           "ve_ncsnpp_cond", "edm_ncsnpp_augment"),
+                                           "ve_ncsnpp_cond", "edm_ncsnpp_augment",
+                                           "edm_snapshot_ddpmpp"),
                          [](const auto& one) { return std::string(one.param); });
 
 INSTANTIATE_TEST_SUITE_P(Edm, SongDerivatives,
@@ -160,17 +72,9 @@ TEST(SongUNet, SlimFlowAgrees) {
   EXPECT_LT(relative_error(out.value, reference.at("output_f64")), kDoubleBound);
 }
 
-struct CountCase {
-  const char* name;
-  const char* spec;
-  int64_t parameters;
-  int64_t tensors;
-  int64_t buffers;
-};
-
 // Trainable counts of the published configurations, to the unit.
 TEST(SongUNet, ParameterCountsOfPublishedConfigurations) {
-  const CountCase cases[] = {
+  const testing::CountCase cases[] = {
       {"CIFAR-10 cond DDPM++", R"({"network": {"type": "ddpmpp", "augment_dim": 9},
         "sample_shape": [3, 32, 32], "label_dim": 10})", 55735299, 419, 32},
       {"the same, no augmentation", R"({"network": {"type": "ddpmpp"},
@@ -206,19 +110,15 @@ TEST(SongUNet, ParameterCountsOfPublishedConfigurations) {
       {"SlimFlow CIFAR-10 3.4M", R"({"network": {"type": "ddpmpp", "num_blocks": 1,
         "model_channels": 64, "channel_mult": [1, 1, 2]}, "sample_shape": [3, 32, 32]})",
        3437123, -1, -1},
+      {"SlimFlow CIFAR-10 teacher", R"({"network": {"type": "ddpmpp",
+        "channel_mult": [1, 2, 2, 2]}, "sample_shape": [3, 32, 32]})", 61804419, -1, -1},
+      {"SlimFlow FFHQ-64 27.9M", R"({"network": {"type": "ddpmpp", "num_blocks": 2,
+        "channel_mult": [1, 2, 2]}, "sample_shape": [3, 64, 64]})", 27906179, -1, -1},
+      {"SlimFlow FFHQ-64 15.7M", R"({"network": {"type": "ddpmpp", "num_blocks": 2,
+        "model_channels": 96, "channel_mult": [1, 2, 2]}, "sample_shape": [3, 64, 64]})",
+       15707235, -1, -1},
   };
-  for (const CountCase& c : cases) {
-    const Config spec = Config::from_text(c.spec, c.name);
-    const NetworkShape shape{spec.integers("sample_shape"), spec.integer("label_dim", 0),
-                             1, 0};
-    const auto network = build_network(spec.child("network"), shape);
-    EXPECT_EQ(parameter_count(*network), c.parameters) << c.name;
-    if (c.tensors < 0) continue;
-    EXPECT_EQ(static_cast<int64_t>(network->parameters().size()), c.tensors) << c.name;
-    int64_t buffers = 0;
-    for (const at::Tensor& b : network->buffers()) buffers += b.numel();
-    EXPECT_EQ(buffers, c.buffers) << c.name;
-  }
+  for (const testing::CountCase& c : cases) testing::check_counts(c);
 }
 
 // Each kind of layer alone.

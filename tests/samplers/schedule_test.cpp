@@ -113,5 +113,28 @@ TEST(SamplerRegistry, UnknownNameHintsAtTheNearest) {
   }
 }
 
+// Levels 1, 2, 4 and 8 only.
+class FewLevels : public Model {
+ public:
+  ModelInfo info() const override { return info_of(ModelKind::denoiser); }
+  at::Tensor round_sigma(const at::Tensor& sigma) const override {
+    return at::exp2(at::round(at::log2(sigma)).clamp(0, 3));
+  }
+  Dual raw(const Dual& x, const Dual&, const Dual&, const Condition&, Context&) override {
+    return x;
+  }
+  double multiply_adds() const override { return 0; }
+};
+
+TEST(Schedule, KnotsFallOnKnownLevels) {
+  FewLevels model;
+  Schedule schedule;
+  schedule.sigma = true;
+  schedule.times = {7, 4.5, 3.9, 1.2, 0.3, 0};
+  EXPECT_THAT(at_known_levels(model, schedule).times, ElementsAre(8, 4, 1, 0));
+  schedule.sigma = false;  // times are no levels
+  EXPECT_EQ(at_known_levels(model, schedule).times.size(), 6u);
+}
+
 }  // namespace
 }  // namespace flowmap::samplers

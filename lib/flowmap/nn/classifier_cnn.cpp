@@ -23,7 +23,7 @@ namespace {
 class ClassifierStage : public torch::nn::Module, public Initialised {
  public:
   ClassifierStage(int64_t in, int64_t out, int64_t stride) : stride_(stride) {
-    weight_ = register_parameter("weight", at::zeros({out, in, 3, 3}));
+    weight_ = register_parameter("weight", at::zeros({out, in, 3, 3}, weight_options()));
     norm_ = register_module("norm", std::make_shared<GroupNorm>(out, 1e-5, 4));
   }
   Dual forward(const Dual& x) const {

@@ -21,7 +21,16 @@ at::Tensor truncated_normal_from_uniform(const at::Tensor& u) {
   return (at::erfinv(centred) * (std::sqrt(2.0) / kDeviation)).to(at::kFloat);
 }
 
+thread_local bool shapes_only = false;
+
 }  // namespace
+
+at::TensorOptions weight_options() {
+  return at::TensorOptions(at::kFloat).device(shapes_only ? at::kMeta : at::kCPU);
+}
+
+ShapesOnly::ShapesOnly() : outer_(shapes_only) { shapes_only = true; }
+ShapesOnly::~ShapesOnly() { shapes_only = outer_; }
 
 at::Tensor draw_init(std::uint64_t seed, const std::string& name, at::IntArrayRef shape,
                      int64_t fan_in, int64_t fan_out, InitMode mode) {
@@ -52,6 +61,7 @@ at::Tensor draw_init(std::uint64_t seed, const std::string& name, at::IntArrayRe
 }
 
 void initialise_weights(torch::nn::Module& root, std::uint64_t seed) {
+  if (shapes_only) return;
   const at::NoGradGuard no_grad;
   if (auto* self = dynamic_cast<Initialised*>(&root)) self->initialise(seed, "");
   for (const auto& item : root.named_modules("", /*include_self=*/false))

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/TensorOptions.h>
 #include <torch/nn/module.h>
 
 #include <cstdint>
@@ -32,6 +33,24 @@ struct Init {
 // float32 on the CPU, drawn from (seed, "init/" + name).
 at::Tensor draw_init(std::uint64_t seed, const std::string& name, at::IntArrayRef shape,
                      int64_t fan_in, int64_t fan_out, InitMode mode);
+
+// float32 on the CPU, or without memory on the meta device while this thread has a
+// ShapesOnly: every layer makes its weights by it.
+at::TensorOptions weight_options();
+
+// While one lives, networks built by this thread have shapes but no numbers: parameters
+// and multiply-adds of the largest are counted in no time. They cannot be evaluated, and
+// drawing weights leaves them alone.
+class ShapesOnly {
+ public:
+  ShapesOnly();
+  ~ShapesOnly();
+  ShapesOnly(const ShapesOnly&) = delete;
+  ShapesOnly& operator=(const ShapesOnly&) = delete;
+
+ private:
+  bool outer_;
+};
 
 // A module that draws its own parameters (not its children's).
 class Initialised {

@@ -42,8 +42,9 @@ Dual cos_sin(const Dual& angle) {
 }  // namespace
 
 Linear::Linear(int64_t in, int64_t out, Init init, bool with_bias) : init_(init) {
-  weight = register_parameter("weight", at::zeros({out, in}));
-  if (with_bias) bias = register_parameter("bias", at::zeros({out}));
+  weight = register_parameter("weight", at::zeros({out, in}, weight_options()));
+  if (with_bias)
+    bias = register_parameter("bias", at::zeros({out}, weight_options()));
 }
 
 Dual Linear::forward(const Dual& x) const { return ops::linear(x, weight, bias); }
@@ -65,8 +66,9 @@ Conv2d::Conv2d(int64_t in, int64_t out, Conv2dOptions options)
   FM_CHECK(k == 0 || k % 2 == 1, "kernel ", k, ": must be odd, or 0");
   FM_CHECK(k != 0 || in == out, "kernel 0 keeps ", in, " channels, not ", out);
   if (k > 0) {
-    weight = register_parameter("weight", at::zeros({out, in, k, k}));
-    if (options_.bias) bias = register_parameter("bias", at::zeros({out}));
+    weight = register_parameter("weight", at::zeros({out, in, k, k}, weight_options()));
+    if (options_.bias)
+      bias = register_parameter("bias", at::zeros({out}, weight_options()));
   }
   if (options_.up || options_.down) {
     const at::Tensor taps = at::tensor(options_.resample_filter, at::kDouble);
@@ -132,8 +134,8 @@ GroupNorm::GroupNorm(int64_t channels, double eps, int64_t max_groups,
           1, std::min(max_groups, channels / min_channels_per_group))),
       eps_(eps) {
   while (channels % groups_ != 0) --groups_;
-  weight = register_parameter("weight", at::ones({channels}));
-  bias = register_parameter("bias", at::zeros({channels}));
+  weight = register_parameter("weight", at::ones({channels}, weight_options()));
+  bias = register_parameter("bias", at::zeros({channels}, weight_options()));
 }
 
 Dual GroupNorm::forward(const Dual& x) const {

@@ -3,9 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <iterator>
 #include <numbers>
 
 #include "flowmap/base/error.h"
@@ -23,65 +21,38 @@ const Init kSongInitAttention = {InitMode::xavier_uniform, std::sqrt(0.2), 0};
 // A module that only names its children ("enc", "dec").
 class SongPath : public torch::nn::Module {};
 
-void check_song_shape(const SongUNetOptions& o, const NetworkShape& shape) {
-  FM_CHECK_USAGE(shape.sample.size() == 3,
-                 "this U-Net takes images {C, H, W}; for points use network.type=mlp");
-  FM_CHECK_USAGE(shape.times == 1 || shape.times == 2, "a network has 1 or 2 times, not ",
-                 shape.times);
-  FM_CHECK_USAGE(!o.channel_mult.empty(), "network.channel_mult is empty");
-  const int64_t h = shape.sample[1], w = shape.sample[2];
-  FM_CHECK_USAGE(h % o.patch == 0 && w % o.patch == 0, "network.patch=", o.patch,
-                 " does not divide the image of ", h, "x", w);
-  const int64_t levels = static_cast<int64_t>(o.channel_mult.size());
-  const int64_t unit = int64_t{1} << (levels - 1);
-  FM_CHECK_USAGE((h / o.patch) % unit == 0 && (w / o.patch) % unit == 0, levels,
-                 " levels halve ", h / o.patch, "x", w / o.patch, " pixels ", levels - 1,
-                 " times, which meets an odd size; give network.channel_mult fewer levels "
-                 "or use images whose sides are multiples of ", unit * o.patch);
-}
-
 }  // namespace
 
 SongUNet::SongUNet(SongUNetOptions options, NetworkShape shape)
     : options_(std::move(options)), shape_(std::move(shape)) {
-  check_song_shape(options_, shape_);
+  check_unet_shape(shape_, static_cast<int64_t>(options_.channel_mult.size()),
+                   options_.patch);
   const int64_t area = options_.patch * options_.patch;
   in_channels_ = shape_.sample[0] * area;
   out_channels_ = (shape_.out_channels ? shape_.out_channels : shape_.sample[0]) * area;
   height_ = shape_.sample[1] / options_.patch;
   width_ = shape_.sample[2] / options_.patch;
   emb_channels_ = options_.model_channels * options_.channel_mult_emb;
-  noise_channels_ = options_.model_channels * options_.channel_mult_noise;
   build_mapping();
   build_encoder();
   build_decoder();
 }
 
 void SongUNet::build_mapping() {
-  const auto linear = [&](const char* name, int64_t in, int64_t out, Init init,
-                          bool bias = true) {
-    auto layer = register_module(name, std::make_shared<Linear>(in, out, init, bias));
-    multiply_adds_ += layer->multiply_adds();
-    return layer;
-  };
+  UNetMappingOptions o;
+  o.noise_channels = options_.model_channels * options_.channel_mult_noise;
+  o.emb_channels = emb_channels_;
+  o.augment_dim = options_.augment_dim;
+  o.label_dropout = options_.label_dropout;
+  o.time_embedding = options_.time_embedding;
+  o.init = o.init_label = o.init_augment = kSongInit;
+  std::shared_ptr<TimeEmbedding> noise;
   if (options_.embedding_type == "positional")
-    map_noise_ = std::make_shared<PositionalEmbedding>(noise_channels_, true);
+    noise = std::make_shared<PositionalEmbedding>(o.noise_channels, true);
   else
-    map_noise_ = std::make_shared<FourierEmbedding>(noise_channels_,
-                                                    options_.fourier_scale);
-  register_module("map_noise", map_noise_);
-  if (shape_.label_dim > 0)
-    map_label_ = linear("map_label", shape_.label_dim, noise_channels_, kSongInit);
-  if (options_.augment_dim > 0)
-    map_augment_ =
-        linear("map_augment", options_.augment_dim, noise_channels_, kSongInit, false);
-  map_layer0_ = linear("map_layer0", noise_channels_, emb_channels_, kSongInit);
-  map_layer1_ = linear("map_layer1", emb_channels_, emb_channels_, kSongInit);
-  if (shape_.times == 2 && second_time_is_gap()) {
-    map2_layer0_ = linear("map2_layer0", noise_channels_, emb_channels_, kSongInit);
-    map2_layer1_ = linear("map2_layer1", emb_channels_, emb_channels_,
-                          {InitMode::xavier_uniform, 0, 0});
-  }
+    noise = std::make_shared<FourierEmbedding>(o.noise_channels, options_.fourier_scale);
+  mapping_ = std::make_unique<UNetMapping>(*this, std::move(noise), o, shape_);
+  multiply_adds_ += mapping_->multiply_adds();
 }
 
 std::string SongUNet::level_name(int64_t level) const {
@@ -227,42 +198,6 @@ void SongUNet::build_decoder() {
   }
 }
 
-Dual SongUNet::embed(const Dual& time, const Dual& time2, const Condition& condition,
-                     const Context& context) const {
-  const int64_t batch = time.value.size(0), half = noise_channels_ / 2;
-  // Sin before cos: the halves of the embedding change places.
-  const auto features = [&](const Dual& t) {
-    const Dual e = map_noise_->forward(t);
-    const std::array<Dual, 2> swapped = {ops::narrow(e, 1, half, half),
-                                         ops::narrow(e, 1, 0, half)};
-    return ops::cat(swapped, 1);
-  };
-  Dual e = features(time);
-  if (shape_.times == 2 && !map2_layer0_) e = ops::scale(e + features(time2), 0.5);
-  const auto options = e.value.options();
-  if (map_label_) {
-    at::Tensor labels = condition.class_labels;
-    labels = labels.defined() ? labels.to(options)
-                              : at::zeros({batch, shape_.label_dim}, options);
-    FM_CHECK(labels.dim() == 2 && labels.size(1) == shape_.label_dim,
-             "class labels have shape ", labels.sizes(), "; the network expects [", batch,
-             ", ", shape_.label_dim, "]");
-    const at::Tensor kept =
-        row_dropout(labels, options_.label_dropout, "label_dropout", context);
-    if (kept.defined()) labels = labels * kept.unsqueeze(1);
-    const double gain = std::sqrt(static_cast<double>(shape_.label_dim));
-    e = e + map_label_->forward(Dual(labels * gain));
-  }
-  if (map_augment_ && condition.augment_labels.defined())
-    e = e + map_augment_->forward(Dual(condition.augment_labels.to(options)));
-  Dual emb = map_layer1_->forward(ops::silu(map_layer0_->forward(e)));
-  if (map2_layer0_) {
-    const Dual gap = ops::silu(map2_layer0_->forward(features(time2)));
-    emb = emb + map2_layer1_->forward(gap);
-  }
-  return ops::silu(emb);
-}
-
 Dual SongUNet::encode(const Dual& input, const Dual& emb, std::vector<Dual>& skips,
                       Context& context) const {
   Dual x = input, aux = input;
@@ -309,12 +244,12 @@ Dual SongUNet::decode(Dual x, const Dual& emb, std::vector<Dual>& skips,
       default:
         break;
     }
+    Dual skip;
     if (x.value.size(1) != stage.block->in_channels()) {
-      const std::array<Dual, 2> parts = {x, skips.back()};
-      x = ops::cat(parts, 1);
+      skip = skips.back();
       skips.pop_back();
     }
-    x = stage.block->forward(x, emb, context);
+    x = stage.block->forward(x, emb, context, skip);
     if (context.taps) (*context.taps)["dec." + stage.name] = x.value;
   }
   return aux;
@@ -322,18 +257,12 @@ Dual SongUNet::decode(Dual x, const Dual& emb, std::vector<Dual>& skips,
 
 Dual SongUNet::forward(const Dual& x, const Dual& time, const Dual& time2,
                        const Condition& condition, Context& context) {
-  FM_CHECK(x.value.dim() == 4 && x.value.sizes().slice(1) == at::IntArrayRef(shape_.sample),
-           "the network takes [B, ", at::IntArrayRef(shape_.sample), "], got ",
-           x.value.sizes());
-  FM_CHECK(time2.defined() == (shape_.times == 2), "the network has ", shape_.times,
-           shape_.times == 2 ? " times, got one" : " time, got two");
-  FM_CHECK_USAGE(!condition.guidance.defined(),
-                 "this network takes no guidance scale as an input");
-  const Dual emb = embed(time, time2, condition, context);
-  if (context.taps) (*context.taps)["emb"] = emb.value;
+  check_unet_inputs(shape_, x, time2, condition);
+  const UNetEmbeddings emb = mapping_->forward(time, time2, condition, context);
+  if (context.taps) (*context.taps)["emb"] = emb.encoder.value;
   std::vector<Dual> skips;
-  const Dual deep = encode(fold_patches(x, options_.patch), emb, skips, context);
-  return unfold_patches(decode(deep, emb, skips, context), options_.patch);
+  const Dual deep = encode(fold_patches(x, options_.patch), emb.encoder, skips, context);
+  return unfold_patches(decode(deep, emb.decoder, skips, context), options_.patch);
 }
 
 namespace {
@@ -343,12 +272,8 @@ SongUNetOptions read_song_options(const Config& c, const NetworkShape& shape,
   static const std::string kEmbeddings[] = {"positional", "fourier"};
   static const std::string kEncoders[] = {"standard", "skip", "residual"};
   static const std::string kDecoders[] = {"standard", "skip"};
-  static const std::string kTimes[] = {"s_gap", "s_t"};
   o.model_channels = c.integer("model_channels", o.model_channels, 4, 1 << 16);
-  o.channel_mult = c.integers("channel_mult", o.channel_mult);
-  FM_CHECK_USAGE(std::all_of(o.channel_mult.begin(), o.channel_mult.end(),
-                             [](int64_t m) { return m > 0; }),
-                 c.where("channel_mult"), ": network.channel_mult must be positive");
+  o.channel_mult = read_channel_mult(c, o.channel_mult);
   o.channel_mult_emb = c.integer("channel_mult_emb", o.channel_mult_emb, 1, 64);
   o.channel_mult_noise = c.integer("channel_mult_noise", o.channel_mult_noise, 1, 64);
   o.num_blocks = c.integer("num_blocks", o.num_blocks, 1, 64);
@@ -370,8 +295,7 @@ SongUNetOptions read_song_options(const Config& c, const NetworkShape& shape,
   if (o.embedding_type == "fourier")
     o.fourier_scale = c.number("fourier_scale", o.fourier_scale, 0, 1e6);
   o.patch = c.integer("patch", o.patch, 1, 64);
-  if (shape.times == 2)
-    o.time_embedding = c.choice("time_embedding", kTimes, o.time_embedding);
+  o.time_embedding = read_time_embedding(c, shape);
   return o;
 }
 

@@ -8,6 +8,7 @@
 
 #include "flowmap/nn/layers.h"
 #include "flowmap/nn/unet_block.h"
+#include "flowmap/nn/unet_parts.h"
 
 namespace flowmap {
 
@@ -33,10 +34,7 @@ struct SongUNetOptions {
   // Ours: patch x patch pixels are folded into channels before the first convolution and
   // unfolded after the last; the top level then has height / patch.
   int64_t patch = 1;
-  // Ours, two-time networks. "s_gap": s as the one-time network has it, t - s through its
-  // own map2_layer0, map2_layer1, added before the last SiLU; the last starts at zero, so
-  // that v_{s,t} starts as the one-time network of s. "s_t": the mean of the embeddings
-  // of s and t through the shared layers, on the diagonal the one-time network always.
+  // Ours: how two times enter (UNetMappingOptions).
   std::string time_embedding = "s_gap";
 };
 
@@ -79,8 +77,6 @@ class SongUNet : public Network {
                                        bool up = false, bool down = false);
   bool attends(int64_t level) const;
   std::string level_name(int64_t level) const;
-  Dual embed(const Dual& time, const Dual& time2, const Condition& condition,
-             const Context& context) const;
   Dual encode(const Dual& x, const Dual& emb, std::vector<Dual>& skips,
               Context& context) const;
   Dual decode(Dual x, const Dual& emb, std::vector<Dual>& skips, Context& context) const;
@@ -88,14 +84,12 @@ class SongUNet : public Network {
   SongUNetOptions options_;
   NetworkShape shape_;
   int64_t in_channels_, out_channels_, height_, width_;  // after folding
-  int64_t emb_channels_, noise_channels_;
+  int64_t emb_channels_;
   int64_t last_channels_ = 0;          // of the encoder, while building
   std::vector<int64_t> skip_channels_;  // likewise
   double multiply_adds_ = 0;
 
-  std::shared_ptr<TimeEmbedding> map_noise_;
-  std::shared_ptr<Linear> map_label_, map_augment_, map_layer0_, map_layer1_;
-  std::shared_ptr<Linear> map2_layer0_, map2_layer1_;
+  std::unique_ptr<UNetMapping> mapping_;
   std::vector<Stage> encoder_, decoder_;
 };
 

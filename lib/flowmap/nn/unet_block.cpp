@@ -4,7 +4,10 @@
 
 #include <array>
 #include <cmath>
+#include <span>
+#include <vector>
 
+#include "flowmap/nn/gradient_checkpointing.h"
 #include "flowmap/ops.h"
 
 namespace flowmap {
@@ -42,7 +45,20 @@ UNetBlock::UNetBlock(int64_t in, int64_t out, UNetBlockOptions options, std::str
   }
 }
 
-Dual UNetBlock::forward(const Dual& x, const Dual& emb, const Context& context) const {
+Dual UNetBlock::forward(const Dual& x, const Dual& emb, const Context& context,
+                        const Dual& skip) const {
+  std::vector<Dual> inputs = {emb, x};
+  if (skip.defined()) inputs.push_back(skip);
+  // Joined inside: what is kept are the maps themselves, which other blocks keep too.
+  return checkpointed(context, *this, inputs,
+                      [this](std::span<const Dual> in, const Context& inner) {
+                        const auto maps = in.subspan(1);
+                        return evaluate(maps.size() > 1 ? ops::cat(maps, 1) : maps[0],
+                                        in[0], inner);
+                      });
+}
+
+Dual UNetBlock::evaluate(const Dual& x, const Dual& emb, const Context& context) const {
   Dual y = conv0_->forward(ops::silu(norm0_->forward(x)));
   const Dual params = affine_->forward(emb);
   const std::array<int64_t, 4> column = {params.value.size(0), params.value.size(1), 1, 1};
@@ -72,7 +88,8 @@ Dual UNetBlock::attend(const Dual& x) const {
   const std::array<int64_t, 4> image = {size[0], size[1], size[2], size[3]};
   // As a view it would look channels-last, and every later layer would follow suit, which
   // is slower on CPUs (LibTorch's group norm).
-  const Dual pixels = ops::contiguous(ops::reshape(tokens(mixed), image));
+  const Dual pixels = ops::in_memory_order(ops::reshape(tokens(mixed), image),
+                                           x.value.suggest_memory_format());
   const Dual y = proj_->forward(pixels) + x;
   return options_.skip_scale != 1 ? ops::scale(y, options_.skip_scale) : y;
 }

@@ -34,8 +34,11 @@ class UNetBlock : public torch::nn::Module {
  public:
   // `path` names the block in dropout streams.
   UNetBlock(int64_t in, int64_t out, UNetBlockOptions options, std::string path);
-  // x [B, in, H, W], emb [B, emb_channels] -> [B, out, H', W'].
-  Dual forward(const Dual& x, const Dual& emb, const Context& context) const;
+  // x [B, in, H, W], emb [B, emb_channels] -> [B, out, H', W']. Where `skip` is given, its
+  // channels follow those of x, and there are `in` together. Computed again for
+  // gradients where the context says so.
+  Dual forward(const Dual& x, const Dual& emb, const Context& context,
+               const Dual& skip = {}) const;
   // For an input of height x width.
   double multiply_adds(int64_t height, int64_t width) const;
 
@@ -44,6 +47,7 @@ class UNetBlock : public torch::nn::Module {
   int64_t heads() const { return heads_; }
 
  private:
+  Dual evaluate(const Dual& x, const Dual& emb, const Context& context) const;
   Dual attend(const Dual& x) const;
 
   int64_t in_, out_, heads_ = 0;
