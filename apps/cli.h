@@ -50,6 +50,7 @@ std::string version_text();
 
 int run_train(std::span<const std::string> arguments);
 int run_generate(std::span<const std::string> arguments);
+int run_convert(std::span<const std::string> arguments);
 int run_evaluate(std::span<const std::string> arguments);
 int run_inspect(std::span<const std::string> arguments);
 int run_fid(std::span<const std::string> arguments);

@@ -3,7 +3,10 @@
 #include <c10/util/ThreadLocalDebugInfo.h>
 
 #include "apps/train_setup.h"
+#include "flowmap/base/error.h"
 #include "flowmap/base/text.h"
+#include "flowmap/nn/init.h"
+#include "flowmap/preconditioning.h"
 
 namespace flowmap::apps {
 namespace {
@@ -32,7 +35,8 @@ double bytes_an_image(const TrainSetup& setup) {
     batch.x = samples_to_float(setup.dataset->samples(batch.index));
     batch.labels = setup.dataset->labels(batch.index);
     const Draw draw(0, 0, rows);
-    const StepContext context{{}, draw, rows, 0, {}};
+    const StepContext context{{}, draw, rows, 0, {},
+                              setup.options.gradient_checkpointing};
     const auto counter = std::make_shared<LiveBytes>();
     const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, counter);
     const Turn turn = setup.task->turns({}).front();
@@ -69,6 +73,22 @@ std::string dry_run_report(TrainSetup& setup, const Config& config) {
                 "trainer.batch_gpu to need less",
                 total / kMiB, fixed / kMiB,
                 static_cast<long long>(setup.options.batch_gpu), image / kMiB);
+}
+
+std::string architecture_report(const Config& config) {
+  FM_CHECK_USAGE(config.has("network") && config.has("sample_shape"),
+                 "--dry-run without data needs network and sample_shape ([C, H, W]) in the "
+                 "configuration; or give --data");
+  const ShapesOnly shapes;
+  const std::shared_ptr<Model> model = build_model(config);
+  config.check_all_read();
+  const int64_t parameters = parameter_count(*model);
+  return config.resolved_json() +
+         format("\nnetwork: %s, %lld parameters, %.3f GFLOP a sample, %.0f MiB in float32 "
+                "(no data given: sizes only)",
+                config.child("network").string("type").c_str(),
+                static_cast<long long>(parameters), 2e-9 * model->multiply_adds(),
+                4 * static_cast<double>(parameters) / (1 << 20));
 }
 
 }  // namespace flowmap::apps

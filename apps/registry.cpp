@@ -9,6 +9,8 @@ const std::vector<Verb>& verbs() {
       {"evaluate", "the network at given tensors, with derivatives", &run_evaluate},
       {"fid", "distances of samples from a reference (calc, ref)", &run_fid},
       {"sheet", "one labelled picture out of several sets of images", &run_sheet},
+      {"convert", "weights of any known program into a snapshot, and back",
+       &run_convert},
       {"inspect", "what a snapshot or an archive holds", &run_inspect},
       {"doctor", "what this build and this machine have, and what is missing",
        &run_doctor},

@@ -3,11 +3,13 @@
 #include <ATen/Context.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 
+#include <CLI/CLI.hpp>
 #include <system_error>
 
+#include "apps/cli.h"
+#include "flowmap/base/config.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
-#include "flowmap/base/safetensors.h"
 #include "flowmap/base/text.h"
 
 namespace flowmap::apps {
@@ -47,30 +49,55 @@ void require_file(const std::filesystem::path& path, const std::string& flag) {
 
 namespace {
 
-// Safetensors of other kinds, the weights of a training state among them.
-void require_snapshot(const std::filesystem::path& network) {
-  if (SafetensorsReader(network).metadata().contains("flowmap")) return;
-  const bool in_state =
-      std::filesystem::exists(network.parent_path() / "state.json") ||
-      std::filesystem::absolute(network).parent_path().filename().string().starts_with(
-          "training-state");
-  throw DataError(network.string(), {}, "a flowmap snapshot (metadata 'flowmap')",
-                  in_state ? "a part of a training state; take "
-                             "network-snapshot-*.safetensors of the run"
-                           : "a safetensors file without it; take "
-                             "network-snapshot-*.safetensors of a run");
+// The weights of a training state have the names of a network and no description of it.
+void refuse_training_state(const std::filesystem::path& network) {
+  const auto folder = std::filesystem::absolute(network).parent_path();
+  if (std::filesystem::exists(folder / "state.json") &&
+      folder.filename().string().starts_with("training-state"))
+    throw DataError(network.string(), {}, "weights to run",
+                    "a part of a training state; take network-snapshot-*.safetensors of "
+                    "the run");
 }
 
 }  // namespace
 
-Snapshot load_model(const std::filesystem::path& network, at::Device device,
-                    at::ScalarType precision) {
-  at::globalContext().setAllowTF32CuDNN(false);
-  at::globalContext().setAllowTF32CuBLAS(false);
-  require_file(network, "--network");
-  require_snapshot(network);
-  Snapshot snapshot = load_snapshot(network);
-  snapshot.model->to(device, precision == at::kDouble ? at::kDouble : at::kFloat);
+void add_network_flags(CLI::App& app, NetworkFlags& flags, const std::string& name) {
+  app.add_option(name, flags.network,
+                 "weights: a snapshot, safetensors, a pickle of EDM or EDM2, a torch.save "
+                 "file, or a folder of diffusers")
+      ->required();
+  app.add_option("--key", flags.key,
+                 "which network of the file: ema, model.net, ... (default: an average)");
+  app.add_option("--arch", flags.arch,
+                 "whose tensors these are, where that cannot be seen: dit, sit, edm, ...");
+  app.add_option("--arch-options", flags.arch_options,
+                 "what shapes cannot tell: network.num_heads=4, preconditioning.type=vp, "
+                 "... (may be repeated), or a JSON object");
+}
+
+LoadOptions load_options(const NetworkFlags& flags) {
+  LoadOptions options;
+  options.key = flags.key;
+  options.hints.arch = flags.arch;
+  Config given;
+  for (const std::string& text : flags.arch_options) {
+    if (text.starts_with("{"))
+      given.merge(Config::from_text(text, "--arch-options"));
+    else
+      under_flag("--arch-options", [&] { given.set_override(text, "--arch-options"); });
+  }
+  options.hints.options = given.json(-1);
+  return options;
+}
+
+Snapshot load_model(const NetworkFlags& flags, at::Device device,
+                    const Precision& precision) {
+  const std::filesystem::path network(flags.network);
+  if (!std::filesystem::is_directory(network)) require_file(network, "--network");
+  refuse_training_state(network);
+  Snapshot snapshot = load_snapshot(network, load_options(flags));
+  snapshot.model->to(device, precision.weights());
+  if (flags.channels_last) snapshot.model->use_channels_last();
   return snapshot;
 }
 

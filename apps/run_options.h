@@ -5,8 +5,14 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
+#include "flowmap/precision.h"
 #include "flowmap/train/snapshot.h"
+
+namespace CLI {
+class App;
+}
 
 namespace flowmap::apps {
 
@@ -18,11 +24,22 @@ bool cuda_available();
 // Throws UsageError where `path`, given by `flag`, is "", not there, or a folder.
 void require_file(const std::filesystem::path& path, const std::string& flag);
 
-// Loads a snapshot (--network) onto `device` in `precision`: float64 turns the weights
-// into doubles; bf16 keeps float32 weights for autocast. TF32 is switched off. Throws
-// UsageError where there is no such file, DataError on another content.
-Snapshot load_model(const std::filesystem::path& network, at::Device device,
-                    at::ScalarType precision);
+// --network and what may have to be said beside it.
+struct NetworkFlags {
+  std::string network, key, arch;
+  std::vector<std::string> arch_options;
+  bool channels_last = false;
+};
+// Adds them to a verb; the file's flag is `name` ("--network", "--source", or "FILE").
+void add_network_flags(CLI::App& app, NetworkFlags& flags, const std::string& name);
+// Throws UsageError on --arch-options that are neither KEY=VALUE nor a JSON object.
+LoadOptions load_options(const NetworkFlags& flags);
+
+// Loads weights of any format that load_snapshot knows onto `device`, in the type of
+// weights that `precision` wants. Throws UsageError where there is no such file, DataError
+// on another content.
+Snapshot load_model(const NetworkFlags& flags, at::Device device,
+                    const Precision& precision);
 
 // Makes the folder that `path` goes into. Throws UsageError where a regular file stands
 // at `path` already and `overwrite` is not set.

@@ -127,8 +127,8 @@ TrainerHooks training_hooks(const TrainSetup& setup) {
     const at::Device device = event.model->parameters().front().device();
     samplers::SampleOptions options;
     options.steps = steps;
-    const samplers::Schedule schedule =
-        samplers::make_schedule(event.model->info(), options);
+    const samplers::Schedule schedule = samplers::at_known_levels(
+        *event.model, samplers::make_schedule(event.model->info(), options));
     LiveLine live;
     std::vector<at::Tensor> parts;
     for (int64_t first = 0; first < count; first += chunk) {

@@ -35,6 +35,9 @@ std::string setup_summary(const TrainSetup& setup);
 // The resolved configuration, parameters, FLOPs an image, and the memory a step takes
 // (weights, gradients, moments and averages counted; activations measured on one image).
 std::string dry_run_report(TrainSetup& setup, const Config& config);
+// For a configuration without data: the resolved configuration, and the size of the
+// network that network, preconditioning and sample_shape describe; no weights are made.
+std::string architecture_report(const Config& config);
 // Throws UsageError if `options_file` describes a run of another structure (network,
 // preconditioning, data, method, batch, seed); other differences are logged.
 void check_same_run(const std::filesystem::path& options_file,

@@ -166,9 +166,10 @@ int run_evaluate(std::span<const std::string> arguments) {
       "optionally class_labels [B,L], augment_labels, and x_tangent, sigma_tangent,\n"
       "s_tangent, t_tangent. OUT.safetensors gets output and output_tangent.",
       "flowmap evaluate");
-  std::string network, inputs, dest, view, dtype = "float32", device_text;
+  NetworkFlags network;
+  std::string inputs, dest, view, dtype = "float32", device_text;
   bool overwrite = false;
-  app.add_option("--network", network, "snapshot")->required();
+  add_network_flags(app, network, "--network");
   app.add_option("--inputs", inputs, "safetensors to read")->required();
   app.add_option("--dest", dest, "safetensors to write")->required()->check(not_empty());
   app.add_option("--view", view,
@@ -181,23 +182,22 @@ int run_evaluate(std::span<const std::string> arguments) {
   app.footer("\nExample: flowmap evaluate --network F.safetensors --inputs in.safetensors "
              "--dest out.safetensors --dtype float64");
   if (!parse_arguments(app, arguments)) return 0;
-  const at::ScalarType precision = parse_precision(dtype, "--dtype");
+  const Precision precision = parse_precision(dtype, "--dtype");
   const at::Device device = parse_device(device_text);
   const bool known = std::count(kViews.begin(), kViews.end(), view) > 0;
   FM_CHECK_USAGE(known || app.count("--view") == 0,
                  "--view: unknown view '", view, "'", suggestion(view, kViews));
-  require_file(network, "--network");
   require_file(inputs, "--inputs");
   prepare_output(dest, overwrite, "--dest");
   const Snapshot snapshot = load_model(network, device, precision);
-  const auto type = precision == at::kDouble ? at::kDouble : at::kFloat;
+  const at::ScalarType type = precision.weights();
   const EvaluationInputs in(inputs, at::TensorOptions().device(device).dtype(type));
   if (view.empty()) view = native_view(snapshot.model->info().kind);
 
   const at::NoGradGuard no_grad;
   Dual out;
   {
-    const AutocastGuard autocast(device.type(), precision);
+    const PrecisionGuard scope(device.type(), precision);
     out = evaluate_view(*snapshot.model, view, in);
   }
   std::map<std::string, at::Tensor> tensors{{"output", out.value.to(type)}};

@@ -22,7 +22,8 @@ namespace flowmap::apps {
 namespace {
 
 struct GenerateOptions {
-  std::string network, seeds = "0-63", classes, latents;
+  NetworkFlags network;
+  std::string seeds = "0-63", classes, latents;
   SampleFiles files;
   int64_t batch = 64, steps = 0;
   std::string solver, t_steps, sigma_steps, device, dtype = "float32";
@@ -31,7 +32,9 @@ struct GenerateOptions {
 };
 
 void declare_generate(CLI::App& app, GenerateOptions& o) {
-  app.add_option("--network", o.network, "snapshot to sample from")->required();
+  add_network_flags(app, o.network, "--network");
+  app.add_flag("--channels-last", o.network.channels_last,
+               "images channels-last in memory: often faster with bf16 on a GPU");
   app.add_option("--seeds", o.seeds, "seeds, one an image: 1,2,5-10")
       ->capture_default_str();
   app.add_option("--outdir", o.files.outdir, "folder for SEED.png")->check(not_empty());
@@ -144,11 +147,10 @@ int run_generate(std::span<const std::string> arguments) {
     throw UsageError("nothing to write; give --outdir, --grid, --npz or --raw");
   if (!o.latents.empty() && app.count("--seeds"))
     throw UsageError("--latents and --seeds exclude each other");
-  require_file(o.network, "--network");
   if (!o.files.grid.empty()) require_ending(o.files.grid, ".png", "--grid");
   FM_CHECK_USAGE(o.schedule == "linear", "--schedule: unknown schedule '", o.schedule,
                  "'; known: linear (give other noise levels by --sigma_steps)");
-  const at::ScalarType precision = parse_precision(o.dtype, "--dtype");
+  const Precision precision = parse_precision(o.dtype, "--dtype");
   const at::Device device = parse_device(o.device);
 
   samplers::GenerateRequest request;
@@ -181,7 +183,8 @@ int run_generate(std::span<const std::string> arguments) {
       o.solver.empty() ? samplers::default_sampler(info, snapshot.default_sampler)
                        : o.solver;
   const auto sampler = samplers::make_sampler(solver, Config());
-  const samplers::Schedule schedule = samplers::make_schedule(info, sample);
+  const samplers::Schedule schedule = samplers::at_known_levels(
+      *snapshot.model, samplers::make_schedule(info, sample));
   const int64_t evaluations = sampler->evaluations(info, schedule);
   const auto steps = static_cast<int64_t>(schedule.times.size()) - 1;
 
@@ -201,7 +204,7 @@ int run_generate(std::span<const std::string> arguments) {
   const auto total = static_cast<int64_t>(made.size());
 
   SampleWriter writer(o.files, info.sample_shape, made,
-                      {{"network", std::filesystem::path(o.network).filename().string()},
+                      {{"network", std::filesystem::path(o.network.network).filename().string()},
                        {"steps", std::to_string(steps)},
                        {"solver", solver}});
   install_interrupt_handler();

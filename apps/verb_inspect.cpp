@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -12,9 +13,11 @@
 #include "flowmap/base/dtype.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/npy.h"
-#include "flowmap/base/safetensors.h"
 #include "flowmap/base/text.h"
+#include "flowmap/nn/init.h"
 #include "flowmap/preconditioning.h"
+#include "flowmap/tensor_io.h"
+#include "flowmap/weights/layout.h"
 
 namespace flowmap::apps {
 namespace {
@@ -37,9 +40,31 @@ struct FileContent {
   std::map<std::string, std::string> metadata;
   std::int64_t parameters = 0;  // without buffers, where the architecture is known
   double multiply_adds = 0;     // of one forward for one sample; 0: unknown
+  std::string layout;           // whose names these are; "": unknown
+  std::string unknown;          // why
 };
 
-FileContent read_content(const std::string& path) {
+// What the tensors are, where a layout knows them; unknown ones are only listed.
+void describe_network(const WeightSource& source, const LoadOptions& options,
+                      FileContent& content) {
+  try {
+    const ImportedWeights weights = import_weights(source, options.hints);
+    const ShapesOnly shapes;
+    const auto model = build_model(
+        Config::from_text(weights.spec_json, source.path.string() + ":spec"));
+    content.parameters = parameter_count(*model);
+    content.multiply_adds = model->multiply_adds();
+    content.metadata["spec"] = weights.spec_json;
+    content.layout = weights.layout;
+  } catch (const UsageError& error) {
+    content.unknown = error.what();
+  } catch (const DataError& error) {
+    content.unknown = error.what();
+  }
+}
+
+FileContent read_content(const NetworkFlags& flags) {
+  const std::string& path = flags.network;
   FileContent content;
   if (ends_with_ignoring_case(path, ".npz")) {
     content.kind = "npz";
@@ -49,22 +74,20 @@ FileContent read_content(const std::string& path) {
     }
     return content;
   }
-  if (ends_with_ignoring_case(path, ".zip"))
-    throw UsageError(path + ": a ZIP of pictures is read by 'flowmap train --data' and "
-                     "'flowmap fid'; inspect takes .safetensors and .npz");
-  const SafetensorsReader reader(path);
-  content.metadata = reader.metadata();
-  content.kind = content.metadata.count("flowmap") ? "flowmap snapshot" : "safetensors";
-  for (const SafetensorsEntry& entry : reader.entries())
-    content.tensors.push_back({entry.name, entry.dtype, entry.shape});
-  if (const auto spec = content.metadata.find("spec");
-      spec != content.metadata.end() && content.metadata.count("flowmap")) {
-    const auto model = build_model(Config::from_text(spec->second, path + ":spec"));
-    content.parameters = parameter_count(*model);
-    content.multiply_adds = model->multiply_adds();
-  } else {
-    for (const TensorLine& tensor : content.tensors) content.parameters += tensor.numel();
+  const LoadOptions options = load_options(flags);
+  const WeightSource source = open_weights(path, options.key);
+  content.kind = source.metadata.count("flowmap") ? "flowmap snapshot" : source.format;
+  content.metadata = source.metadata;
+  if (!source.key.empty()) content.metadata["key"] = source.key;
+  if (!source.other_keys.empty())
+    content.metadata["other keys"] = join(source.other_keys, ", ");
+  if (!source.config_json.empty()) content.metadata["config"] = source.config_json;
+  for (const auto& [name, tensor] : source.tensors) {
+    content.tensors.push_back(
+        {name, file_dtype(tensor.scalar_type()), tensor.sizes().vec()});
+    content.parameters += tensor.numel();
   }
+  describe_network(source, options, content);
   return content;
 }
 
@@ -82,6 +105,8 @@ json content_as_json(const FileContent& content) {
   root["kind"] = content.kind;
   root["parameters"] = content.parameters;
   if (content.multiply_adds > 0) root["multiply_adds"] = content.multiply_adds;
+  if (!content.layout.empty()) root["layout"] = content.layout;
+  if (!content.unknown.empty()) root["unknown"] = content.unknown;
   root["metadata"] = json::object();
   for (const auto& [key, text] : content.metadata)
     root["metadata"][key] = metadata_value(text);
@@ -105,7 +130,10 @@ void print_content(const std::string& path, const FileContent& content) {
               grouped_digits(content.parameters).c_str(), content.tensors.size());
   if (content.multiply_adds > 0)
     std::printf(", %.4g million multiply-adds a sample", content.multiply_adds / 1e6);
+  if (!content.layout.empty()) std::printf(", names of %s", content.layout.c_str());
   std::puts("");
+  if (!content.unknown.empty())
+    std::printf("no network that can be run: %s\n", content.unknown.c_str());
   if (!content.metadata.empty()) std::puts("\nmetadata");
   for (const auto& [key, text] : content.metadata) {
     const json value = metadata_value(text);
@@ -129,17 +157,18 @@ void print_content(const std::string& path, const FileContent& content) {
 }  // namespace
 
 int run_inspect(std::span<const std::string> arguments) {
-  CLI::App app("What a snapshot, a safetensors file or an npz holds: architecture, "
-               "parameter count, tensors, metadata, run history.",
+  CLI::App app("What a file of weights or an npz holds: architecture, parameter count, "
+               "tensors, metadata, run history. Nothing in it is executed.",
                "flowmap inspect");
-  std::string path;
+  NetworkFlags flags;
   bool as_json = false;
-  app.add_option("FILE", path, ".safetensors or .npz")->required();
+  add_network_flags(app, flags, "FILE");
   app.add_flag("--json", as_json, "machine-readable");
   app.footer("\nExample: flowmap inspect models/student.safetensors");
   if (!parse_arguments(app, arguments)) return 0;
-  require_file(path, "FILE");
-  const FileContent content = read_content(path);
+  const std::string& path = flags.network;
+  if (!std::filesystem::is_directory(path)) require_file(path, "FILE");
+  const FileContent content = read_content(flags);
   if (as_json)
     std::puts(content_as_json(content)
                   .dump(2, ' ', false, json::error_handler_t::replace)

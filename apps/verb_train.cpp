@@ -54,7 +54,7 @@ constexpr TwinFlag kTwins[] = {
      TwinFlag::Kind::number},
     {"--seed", "trainer.seed", "random seed", TwinFlag::Kind::number},
     {"--threads", "trainer.threads", "CPU threads (0: all)", TwinFlag::Kind::number},
-    {"--precision", "trainer.precision", "float32 or bf16", TwinFlag::Kind::text},
+    {"--precision", "trainer.precision", "float32, tf32 or bf16", TwinFlag::Kind::text},
     {"--device", "trainer.device", "cpu, cuda, cuda:1", TwinFlag::Kind::text},
 };
 
@@ -189,6 +189,10 @@ int run_train(std::span<const std::string> words) {
   config = arguments.config.empty() ? edm_defaults() : Config::from_file(arguments.config);
   apply_flags(arguments, config);
 
+  if (arguments.dry_run && !config.has("data")) {
+    log_line(architecture_report(config));
+    return 0;
+  }
   TrainSetup setup = prepare_training(config, state.has_value());
   if (arguments.dry_run) {
     log_line(dry_run_report(setup, config));

@@ -77,6 +77,19 @@ at::Tensor read_tensor(const SafetensorsReader& reader, std::string_view name) {
   return to_tensor(reader.read(name));
 }
 
+at::Tensor mapped_tensor(const std::shared_ptr<const SafetensorsReader>& reader,
+                         const SafetensorsEntry& entry) {
+  const std::span<const std::byte> bytes = reader->data(entry);
+  const std::size_t align = dtype_size(entry.dtype);
+  if (entry.dtype == DType::BOOL || bytes.empty() ||
+      reinterpret_cast<std::uintptr_t>(bytes.data()) % align != 0)
+    return read_tensor(*reader, entry.name);
+  // The map is private and writable.
+  void* data = const_cast<std::byte*>(bytes.data());
+  return at::from_blob(data, entry.shape, [reader](void*) {},
+                       at::TensorOptions().dtype(scalar_type(entry.dtype)));
+}
+
 void save_tensors(const std::filesystem::path& path,
                   const std::map<std::string, at::Tensor>& tensors,
                   const std::map<std::string, std::string>& metadata) {

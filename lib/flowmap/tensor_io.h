@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 
 #include "flowmap/base/dtype.h"
@@ -17,6 +18,11 @@ DType file_dtype(at::ScalarType type);  // throws Error on types no file holds
 at::Tensor to_tensor(const HostTensor& host);              // copies
 HostTensor to_host(const at::Tensor& tensor);              // contiguous copy, on the CPU
 at::Tensor read_tensor(const SafetensorsReader& reader, std::string_view name);
+// The tensor where it lies in the mapped file, which lives as long as the tensor does.
+// Writing to it changes the memory, not the file. A copy where its place is not aligned to
+// its elements.
+at::Tensor mapped_tensor(const std::shared_ptr<const SafetensorsReader>& reader,
+                         const SafetensorsEntry& entry);
 void save_tensors(const std::filesystem::path& path,
                   const std::map<std::string, at::Tensor>& tensors,
                   const std::map<std::string, std::string>& metadata = {});

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -9,6 +10,8 @@
 #include "flowmap/base/error.h"
 #include "flowmap/base/safetensors.h"
 #include "flowmap/base/text.h"
+#include "flowmap/nn/init.h"
+#include "flowmap/preconditioning.h"
 #include "flowmap/tensor_io.h"
 
 namespace flowmap {
@@ -36,7 +39,10 @@ std::string shortened_list(const std::vector<std::string>& names) {
 
 void check_finite_weight(const std::string& path, const std::string& name,
                          const at::Tensor& tensor) {
-  if (!tensor.is_floating_point() || tensor.isfinite().all().item<bool>()) return;
+  if (!tensor.is_floating_point()) return;
+  // One pass without a temporary; only a sum that overflowed needs the exact one.
+  if (std::isfinite(tensor.sum().item<double>())) return;
+  if (tensor.isfinite().all().item<bool>()) return;
   const auto bad = tensor.isfinite().logical_not().sum().item<int64_t>();
   throw DataError(path, {}, "finite weights",
                   format("%lld of %lld values of '%s' are not finite",
@@ -44,41 +50,48 @@ void check_finite_weight(const std::string& path, const std::string& name,
                          static_cast<long long>(tensor.numel()), name.c_str()));
 }
 
-// Copies what the file holds under the model's names. Returns the number copied.
-int64_t copy_from_file(const SafetensorsReader& reader, Model& model, bool partial) {
-  const at::NoGradGuard no_grad;
-  std::map<std::string, at::Tensor> state = state_of(model);
+// Buffers that the specification determines; files of other programs often lack them.
+bool is_derived_buffer(const std::string& name) {
+  return name.ends_with("resample_filter") || name.ends_with("pos_embed") || name == "u";
+}
+
+// Throws where the names and shapes of `tensors` are not those of `state`.
+void check_same_tensors(const std::string& path, const TensorMap& tensors,
+                        const std::map<std::string, at::Tensor>& state) {
   std::vector<std::string> missing, unexpected, misshaped;
   for (const auto& [name, tensor] : state) {
-    const SafetensorsEntry* entry = reader.find(name);
-    if (!entry) {
-      missing.push_back(name);
-    } else if (at::IntArrayRef(entry->shape) != tensor.sizes()) {
-      misshaped.push_back(name + " (file " + shape_text(entry->shape) + ", model " +
-                          shape_text(tensor.sizes()) + ")");
+    const auto found = tensors.find(name);
+    if (found == tensors.end()) {
+      if (!is_derived_buffer(name)) missing.push_back(name);
+    } else if (found->second.sizes() != tensor.sizes()) {
+      misshaped.push_back(name + " (file " + shape_text(found->second.sizes()) +
+                          ", model " + shape_text(tensor.sizes()) + ")");
     }
   }
-  for (const SafetensorsEntry& entry : reader.entries())
-    if (!state.count(entry.name)) unexpected.push_back(entry.name);
-  if (!partial && !(missing.empty() && unexpected.empty() && misshaped.empty())) {
-    std::string got;
-    const auto add = [&](const char* what, const std::vector<std::string>& names) {
-      if (names.empty()) return;
-      if (!got.empty()) got += "; ";
-      got += std::to_string(names.size()) + " " + what + ": " + shortened_list(names);
-    };
-    add("missing", missing);
-    add("unexpected", unexpected);
-    add("of another shape", misshaped);
-    throw DataError(reader.path(), {}, "the tensors of this architecture", got);
-  }
+  for (const auto& [name, tensor] : tensors)
+    if (!state.contains(name)) unexpected.push_back(name);
+  if (missing.empty() && unexpected.empty() && misshaped.empty()) return;
+  std::string got;
+  const auto add = [&](const char* what, const std::vector<std::string>& names) {
+    if (names.empty()) return;
+    if (!got.empty()) got += "; ";
+    got += std::to_string(names.size()) + " " + what + ": " + shortened_list(names);
+  };
+  add("missing", missing);
+  add("unexpected", unexpected);
+  add("of another shape", misshaped);
+  throw DataError(path, {}, "the tensors of this architecture", got);
+}
+
+// Copies what fits under the model's names. Returns the number copied.
+int64_t copy_fitting(const std::string& path, const TensorMap& tensors, Model& model) {
+  const at::NoGradGuard no_grad;
   int64_t copied = 0;
-  for (auto& [name, tensor] : state) {
-    const SafetensorsEntry* entry = reader.find(name);
-    if (!entry || at::IntArrayRef(entry->shape) != tensor.sizes()) continue;
-    const at::Tensor value = read_tensor(reader, name);
-    check_finite_weight(reader.path(), name, value);
-    tensor.copy_(value);
+  for (auto& [name, target] : state_of(model)) {
+    const auto found = tensors.find(name);
+    if (found == tensors.end() || found->second.sizes() != target.sizes()) continue;
+    check_finite_weight(path, name, found->second);
+    at::Tensor(target).copy_(found->second);
     ++copied;
   }
   return copied;
@@ -101,45 +114,74 @@ void read_method_defaults(const std::string& path, Snapshot& snapshot) {
 
 }  // namespace
 
+std::map<std::string, std::string> snapshot_metadata(
+    const std::string& spec_json, std::map<std::string, std::string> metadata) {
+  metadata["format"] = "pt";
+  metadata["flowmap"] = kSnapshotVersion;
+  metadata["spec"] = spec_json;
+  return metadata;
+}
+
 void save_snapshot(const std::filesystem::path& path, const Model& model,
                    const std::string& spec_json,
                    const std::map<std::string, std::string>& metadata) {
-  std::map<std::string, std::string> texts = metadata;
-  texts["format"] = "pt";
-  texts["flowmap"] = kSnapshotVersion;
-  texts["spec"] = spec_json;
-  save_tensors(path, state_of(model), texts);
+  save_tensors(path, state_of(model), snapshot_metadata(spec_json, metadata));
 }
 
-Snapshot load_snapshot(const std::filesystem::path& path) {
-  const SafetensorsReader reader(path);
+namespace {
+
+// Every handle of `tensor`, which has shapes only, becomes `value`. Tensor::set_data would
+// refuse to leave the meta device.
+void become(const at::Tensor& tensor, const at::Tensor& value) {
+  tensor.unsafeGetTensorImpl()->shallow_copy_from(value.getIntrusivePtr());
+}
+
+}  // namespace
+
+std::shared_ptr<Model> model_of_weights(const std::string& spec_json,
+                                        const TensorMap& tensors,
+                                        const std::filesystem::path& path) {
+  const Config spec = Config::from_text(spec_json, path.string() + ":spec");
+  std::shared_ptr<Model> model;
+  {
+    const ShapesOnly shapes;  // no memory is filled only to be replaced
+    model = build_model(spec);
+  }
+  spec.check_all_read();
+  const at::NoGradGuard no_grad;
+  const std::map<std::string, at::Tensor> state = state_of(*model);
+  check_same_tensors(path.string(), tensors, state);
+  for (const auto& [name, tensor] : state) {
+    const auto found = tensors.find(name);
+    if (found == tensors.end()) continue;
+    check_finite_weight(path.string(), name, found->second);
+    become(tensor, found->second.to(tensor.scalar_type()).contiguous());
+  }
+  model->eval();
+  for (at::Tensor& parameter : model->parameters()) parameter.set_requires_grad(false);
+  return model;
+}
+
+Snapshot load_snapshot(const std::filesystem::path& path, const LoadOptions& options) {
+  const WeightSource source = open_weights(path, options.key);
+  if (const auto version = source.metadata.find("flowmap");
+      version != source.metadata.end() && version->second != kSnapshotVersion)
+    throw DataError(path.string(), {}, std::string("snapshot format ") + kSnapshotVersion,
+                    "format '" + version->second + "'; a newer flowmap may read it");
+  const ImportedWeights imported = import_weights(source, options.hints);
   Snapshot snapshot;
-  snapshot.metadata = reader.metadata();
-  const auto text = [&](const char* key) -> const std::string& {
-    const auto found = snapshot.metadata.find(key);
-    if (found == snapshot.metadata.end())
-      throw DataError(path.string(), {},
-                      std::string("a flowmap snapshot (metadata '") + key + "')",
-                      "a safetensors file without it");
-    return found->second;
-  };
-  if (text("flowmap") != kSnapshotVersion)
-    throw DataError(path.string(), {},
-                    std::string("snapshot format ") + kSnapshotVersion,
-                    "format '" + text("flowmap") + "'; a newer flowmap may read it");
-  snapshot.spec_json = text("spec");
-  const Config spec = Config::from_text(snapshot.spec_json, path.string() + ":spec");
-  snapshot.model = make_model(spec, 0);
-  copy_from_file(reader, *snapshot.model, false);
-  snapshot.model->eval();
-  for (at::Tensor& parameter : snapshot.model->parameters())
-    parameter.set_requires_grad(false);
+  snapshot.metadata = imported.metadata;
+  snapshot.spec_json = imported.spec_json;
+  snapshot.layout = imported.layout;
+  snapshot.model = model_of_weights(imported.spec_json, imported.tensors, path);
   read_method_defaults(path.string(), snapshot);
   return snapshot;
 }
 
 int64_t load_weights(const std::filesystem::path& path, Model& model, bool partial) {
-  return copy_from_file(SafetensorsReader(path), model, partial);
+  const ImportedWeights imported = import_weights(open_weights(path));
+  if (!partial) check_same_tensors(path.string(), imported.tensors, state_of(model));
+  return copy_fitting(path.string(), imported.tensors, model);
 }
 
 void record_score(const std::filesystem::path& path, const std::string& name,

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "flowmap/model.h"
+#include "flowmap/weights/layout.h"
 
 namespace flowmap {
 
@@ -24,18 +25,36 @@ struct Snapshot {
   // Out of metadata "method": default_sampler, default_steps ("" / 0 if not stated).
   std::string default_sampler;
   int64_t default_steps = 0;
+  std::string layout;  // whose names the file had: "flowmap", "edm", ... (weights/layout.h)
 };
 
+// How a file of weights is to be read: open_weights' key and import_weights' hints.
+struct LoadOptions {
+  std::string key;
+  ImportHints hints;
+};
+
+// What save_snapshot adds to `metadata`: "format", "flowmap", "spec".
+std::map<std::string, std::string> snapshot_metadata(
+    const std::string& spec_json, std::map<std::string, std::string> metadata);
 // Tensors are named as in the model's state dict (EDM's names under "model."). Atomic.
 void save_snapshot(const std::filesystem::path& path, const Model& model,
                    const std::string& spec_json,
                    const std::map<std::string, std::string>& metadata);
-// Throws DataError / UsageError: not a snapshot; missing, unexpected or mis-shaped
-// tensors are listed. Refuses weights that are not finite, naming the tensor.
-Snapshot load_snapshot(const std::filesystem::path& path);
+// Reads a snapshot, or weights of any other program that weights/source.h opens and
+// weights/layout.h knows; nothing in the file is executed. Weights come as float32; those
+// stored so stay in the mapped file until they are written to. Throws DataError /
+// UsageError: not weights; missing, unexpected or mis-shaped tensors are listed. Refuses
+// weights that are not finite, naming the tensor.
+Snapshot load_snapshot(const std::filesystem::path& path, const LoadOptions& options = {});
 // Loads tensors only, into a model that is there; names and shapes must agree unless
-// `partial`, which copies what fits and returns the number copied.
+// `partial`, which copies what fits and returns the number copied. Of the same files.
 int64_t load_weights(const std::filesystem::path& path, Model& model, bool partial);
+// A model of the specification with the given weights, by the names of its state dict;
+// `path` is for errors, which are load_snapshot's.
+std::shared_ptr<Model> model_of_weights(const std::string& spec_json,
+                                        const TensorMap& tensors,
+                                        const std::filesystem::path& path);
 
 // Adds a score to the metadata "scores" of a snapshot, which is rewritten atomically:
 // {"NAME HOW": {"value": v, "num_images": n}}; HOW ("1 step") may be empty. Throws

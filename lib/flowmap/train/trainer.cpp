@@ -65,6 +65,7 @@ Trainer::Trainer(TrainOptions options, std::shared_ptr<Task> task,
     dataset_->place(device, kMostBytesOfData);
   for (Player& player : task_->players()) {
     player.model->to(at::Device(options_.device));
+    if (options_.channels_last) player.model->use_channels_last();
     if (!player.trained) continue;
     TrainedPlayer entry{&player, named_parameters_of(*player.model), nullptr, {}};
     for (const NamedTensor& p : entry.parameters) p.tensor.set_requires_grad(true);

@@ -1,0 +1,150 @@
+// flowmap convert: weights of other programs into our snapshots, and back.
+#include <ATen/ATen.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "apps/cli.h"
+#include "apps/run_options.h"
+#include "flowmap/base/error.h"
+#include "flowmap/base/file.h"
+#include "flowmap/base/log.h"
+#include "flowmap/base/text.h"
+#include "flowmap/base/torch_file.h"
+#include "flowmap/tensor_io.h"
+#include "flowmap/train/snapshot.h"
+
+namespace fs = std::filesystem;
+
+namespace flowmap::apps {
+namespace {
+
+struct ConvertArguments {
+  NetworkFlags source;
+  std::string dest, layout;
+  bool half = false, overwrite = false;
+};
+
+enum class Target { snapshot, torch, folder };
+
+Target target_of(const std::string& dest) {
+  if (ends_with_ignoring_case(dest, ".safetensors")) return Target::snapshot;
+  for (const char* ending : {".pt", ".pth", ".bin"})
+    if (ends_with_ignoring_case(dest, ending)) return Target::torch;
+  FM_CHECK_USAGE(fs::path(dest).extension().empty(), "--dest: '", dest,
+                 "' is neither .safetensors (a snapshot), .pt, .pth, .bin (torch.save) nor "
+                 "a folder (diffusers)");
+  return Target::folder;
+}
+
+// Floating point as float16 where --half asks for it; otherwise as stored.
+TensorMap in_wanted_type(TensorMap tensors, bool half) {
+  if (!half) return tensors;
+  for (auto& [name, tensor] : tensors) {
+    if (!tensor.is_floating_point()) continue;
+    const at::Tensor rounded = tensor.to(at::kHalf);
+    FM_CHECK(rounded.isfinite().all().item<bool>(), "--half: '", name,
+             "' holds values that float16 cannot; leave --half out");
+    tensor = rounded;
+  }
+  return tensors;
+}
+
+// The layout that writes this network, by name or the first that can.
+const WeightLayout& writing_layout(const std::string& wanted, const ImportedWeights& weights,
+                                   bool folder) {
+  std::vector<std::string> able;
+  for (const WeightLayout& layout : weight_layouts()) {
+    if (!layout.write || (folder && !layout.write_config)) continue;
+    if (layout.write(weights.spec_json, weights.tensors).empty()) continue;
+    if (wanted.empty() || wanted == layout.name) return layout;
+    able.emplace_back(layout.name);
+  }
+  throw UsageError(
+      (wanted.empty() ? std::string("--dest: ") : "--layout: '" + wanted + "': ") +
+      "no program's names are known for this network" +
+      (folder ? " in a folder of diffusers" : " there") +
+      (able.empty() ? "; write a snapshot (.safetensors) instead"
+                    : "; known: " + join(able, ", ")));
+}
+
+void write_torch(const fs::path& path, const TensorMap& tensors) {
+  std::vector<at::Tensor> kept;
+  std::vector<TorchItem> items;
+  for (const auto& [name, tensor] : tensors) {
+    kept.push_back(tensor.contiguous());
+    items.push_back({name, file_dtype(tensor.scalar_type()), tensor.sizes().vec(),
+                     {static_cast<const std::byte*>(kept.back().const_data_ptr()),
+                      kept.back().nbytes()}});
+  }
+  write_torch_file(path, std::move(items));
+}
+
+void check_not_there(const fs::path& path, bool overwrite) {
+  FM_CHECK_USAGE(overwrite || !fs::exists(path), "--dest: ", path.string(),
+                 " is there already; pass --overwrite or choose another name");
+}
+
+}  // namespace
+
+int run_convert(std::span<const std::string> words) {
+  ConvertArguments a;
+  CLI::App app(
+      "Weights of other programs into a snapshot of ours, and back. Nothing in a file is\n"
+      "executed. By the ending of --dest: .safetensors a snapshot; .pt, .pth, .bin a\n"
+      "torch.save file under the names of EDM, EDM2, DiT; a folder as diffusers has it.",
+      "flowmap convert");
+  add_network_flags(app, a.source, "--source");
+  app.add_option("--dest", a.dest, "file or folder to write")
+      ->required()
+      ->check(not_empty());
+  app.add_flag("--half", a.half, "floating point as float16; default: as stored");
+  app.add_option("--layout", a.layout,
+                 "whose names to write: edm, dit, ... (default: the first that fits)");
+  app.add_flag("--overwrite", a.overwrite, "replace --dest if it is there");
+  app.footer("\nExample: flowmap convert --source edm-cifar10-32x32-cond-vp.pkl "
+             "--dest edm.safetensors");
+  if (!parse_arguments(app, words)) return 0;
+  const Target target = target_of(a.dest);
+  const fs::path source_path(a.source.network), dest(a.dest);
+  if (!fs::is_directory(source_path)) require_file(source_path, "--source");
+  const LoadOptions options = load_options(a.source);
+  const WeightSource source = open_weights(source_path, options.key);
+  ImportedWeights weights = import_weights(source, options.hints);
+  // Builds the network: what does not fit is refused before anything is written.
+  const auto model = model_of_weights(weights.spec_json, weights.tensors, source_path);
+  weights.tensors = in_wanted_type(std::move(weights.tensors), a.half);
+
+  if (target == Target::snapshot) {
+    prepare_output(dest, a.overwrite, "--dest");
+    save_tensors(dest, weights.tensors,
+                 snapshot_metadata(weights.spec_json, weights.metadata));
+  } else {
+    const WeightLayout& layout =
+        writing_layout(a.layout, weights, target == Target::folder);
+    const TensorMap renamed = layout.write(weights.spec_json, weights.tensors);
+    if (target == Target::torch) {
+      prepare_output(dest, a.overwrite, "--dest");
+      write_torch(dest, renamed);
+    } else {
+      FM_CHECK_USAGE(!fs::is_regular_file(dest), "--dest: ", dest.string(), " is a file");
+      check_not_there(dest / "config.json", a.overwrite);
+      make_directories(dest);
+      save_tensors(dest / "diffusion_pytorch_model.safetensors", renamed,
+                   {{"format", "pt"}});
+      write_file_atomic(dest / "config.json", layout.write_config(weights.spec_json));
+    }
+  }
+  log_line(format("%s (%s%s%s): %s, %lld parameters in %zu tensors -> %s",
+                  source_path.string().c_str(), source.format.c_str(),
+                  source.key.empty() ? "" : ", ", source.key.c_str(),
+                  weights.layout.c_str(),
+                  static_cast<long long>(parameter_count(*model)), weights.tensors.size(),
+                  dest.string().c_str()));
+  return 0;
+}
+
+}  // namespace flowmap::apps
