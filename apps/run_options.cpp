@@ -52,7 +52,7 @@ namespace {
 // The weights of a training state have the names of a network and no description of it.
 void refuse_training_state(const std::filesystem::path& network) {
   const auto folder = std::filesystem::absolute(network).parent_path();
-  if (std::filesystem::exists(folder / "state.json") &&
+  if (std::filesystem::exists(folder / "state.json") ||
       folder.filename().string().starts_with("training-state"))
     throw DataError(network.string(), {}, "weights to run",
                     "a part of a training state; take network-snapshot-*.safetensors of "
@@ -75,6 +75,10 @@ void add_network_flags(CLI::App& app, NetworkFlags& flags, const std::string& na
                  "... (may be repeated), or a JSON object");
 }
 
+void require_network(const NetworkFlags& flags, const std::string& flag) {
+  if (!std::filesystem::is_directory(flags.network)) require_file(flags.network, flag);
+}
+
 LoadOptions load_options(const NetworkFlags& flags) {
   LoadOptions options;
   options.key = flags.key;
@@ -93,7 +97,7 @@ LoadOptions load_options(const NetworkFlags& flags) {
 Snapshot load_model(const NetworkFlags& flags, at::Device device,
                     const Precision& precision) {
   const std::filesystem::path network(flags.network);
-  if (!std::filesystem::is_directory(network)) require_file(network, "--network");
+  require_network(flags);
   refuse_training_state(network);
   Snapshot snapshot = load_snapshot(network, load_options(flags));
   snapshot.model->to(device, precision.weights());

@@ -32,6 +32,8 @@ struct NetworkFlags {
 };
 // Adds them to a verb; the file's flag is `name` ("--network", "--source", or "FILE").
 void add_network_flags(CLI::App& app, NetworkFlags& flags, const std::string& name);
+// Throws UsageError where there is neither a file nor a folder of that name; `flag` names it.
+void require_network(const NetworkFlags& flags, const std::string& flag = "--network");
 // Throws UsageError on --arch-options that are neither KEY=VALUE nor a JSON object.
 LoadOptions load_options(const NetworkFlags& flags);
 

@@ -110,7 +110,7 @@ int run_convert(std::span<const std::string> words) {
   if (!parse_arguments(app, words)) return 0;
   const Target target = target_of(a.dest);
   const fs::path source_path(a.source.network), dest(a.dest);
-  if (!fs::is_directory(source_path)) require_file(source_path, "--source");
+  require_network(a.source, "--source");
   const LoadOptions options = load_options(a.source);
   const WeightSource source = open_weights(source_path, options.key);
   ImportedWeights weights = import_weights(source, options.hints);

@@ -15,6 +15,7 @@
 #include "apps/build_facts.h"
 #include "apps/cli.h"
 #include "apps/run_options.h"
+#include "flowmap/base/program_folder.h"
 #include "flowmap/base/text.h"
 #include "metrics/metric.h"
 
@@ -69,12 +70,8 @@ std::string data_folder_report() {
 // Snapshots in models/ of the working folder, or of the folders above the program.
 std::string models_report() {
   std::error_code ignored;
-  std::vector<fs::path> places = {"models"};
-  fs::path folder = fs::read_symlink("/proc/self/exe", ignored).parent_path();
-  for (int level = 0; level < 4 && folder.has_relative_path(); ++level) {
-    places.push_back(folder / "models");
-    folder = folder.parent_path();
-  }
+  std::vector<fs::path> places = folders_of_program("models");
+  places.insert(places.begin(), "models");
   for (const fs::path& place : places) {
     std::vector<std::string> names;
     for (const fs::directory_entry& entry : fs::directory_iterator(place, ignored))

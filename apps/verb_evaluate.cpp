@@ -187,6 +187,7 @@ int run_evaluate(std::span<const std::string> arguments) {
   const bool known = std::count(kViews.begin(), kViews.end(), view) > 0;
   FM_CHECK_USAGE(known || app.count("--view") == 0,
                  "--view: unknown view '", view, "'", suggestion(view, kViews));
+  require_network(network);
   require_file(inputs, "--inputs");
   prepare_output(dest, overwrite, "--dest");
   const Snapshot snapshot = load_model(network, device, precision);

@@ -147,6 +147,7 @@ int run_generate(std::span<const std::string> arguments) {
     throw UsageError("nothing to write; give --outdir, --grid, --npz or --raw");
   if (!o.latents.empty() && app.count("--seeds"))
     throw UsageError("--latents and --seeds exclude each other");
+  require_network(o.network);
   if (!o.files.grid.empty()) require_ending(o.files.grid, ".png", "--grid");
   FM_CHECK_USAGE(o.schedule == "linear", "--schedule: unknown schedule '", o.schedule,
                  "'; known: linear (give other noise levels by --sigma_steps)");

@@ -167,7 +167,7 @@ int run_inspect(std::span<const std::string> arguments) {
   app.footer("\nExample: flowmap inspect models/student.safetensors");
   if (!parse_arguments(app, arguments)) return 0;
   const std::string& path = flags.network;
-  if (!std::filesystem::is_directory(path)) require_file(path, "FILE");
+  require_network(flags, "FILE");
   const FileContent content = read_content(flags);
   if (as_json)
     std::puts(content_as_json(content)

@@ -10,6 +10,7 @@
 
 #include "flowmap/base/dtype.h"
 #include "flowmap/base/error.h"
+#include "flowmap/base/program_folder.h"
 #include "flowmap/base/sha256.h"
 #include "flowmap/base/text.h"
 #include "flowmap/data/dataset.h"
@@ -32,15 +33,8 @@ fs::path find_detector_file(const std::string& given) {
                    given.empty() ? "FLOWMAP_DETECTOR" : "--detector", ")");
     return from;
   }
-  std::vector<fs::path> places;
-  if (const char* source = std::getenv("FLOWMAP_SOURCE_DIR"))
-    places.push_back(fs::path(source) / "models" / kDetectorFile);
-  std::error_code error;
-  fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
-  for (int level = 0; level < 4 && folder.has_relative_path(); ++level) {
-    places.push_back(folder / "models" / kDetectorFile);
-    folder = folder.parent_path();
-  }
+  const std::vector<fs::path> places =
+      folders_of_program(fs::path("models") / kDetectorFile);
   for (const fs::path& place : places)
     if (fs::exists(place)) return place;
   std::string tried;

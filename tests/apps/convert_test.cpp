@@ -132,7 +132,7 @@ TEST_F(Convert, InspectListsWhatItDoesNotKnow) {
   const auto root = nlohmann::json::parse(result.out);
   EXPECT_EQ(root["parameters"], 6);
   EXPECT_EQ(root["tensors"][0]["name"], "a.b");
-  EXPECT_THAT(root["unknown"].get<std::string>(), HasSubstr("no network here"));
+  EXPECT_THAT(root["unknown"].get<std::string>(), HasSubstr("a known program"));
   save("dit.safetensors", kTinyDit);
   converted("dit.safetensors", "dit.pt");
   const AppResult known = run("inspect dit.pt --arch dit --json");

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "flowmap/base/zip.h"
 #include "flowmap/base/image.h"
 #include "flowmap/base/npy.h"
 #include "flowmap/data/dataset.h"
@@ -278,7 +279,7 @@ TEST_F(Generate, BadInputs) {
   refused("--network none.safetensors --raw x.st", 2,
           "--network: none.safetensors does not exist");
   refused("--network '' --raw x.st", 2, "--network: the name of a file is expected");
-  refused("--network . --raw x.st", 2, "--network: . is a folder");
+  refused("--network . --raw x.st", 1, "a folder with neither");
   refused(m + "--latents none.npz --raw x.st", 2, "--latents: none.npz does not exist");
   refused(m + "--raw x.st --solver huen", 2, "heun");
   refused(m + "--raw x.st --sovler heun", 2, "'--solver'");
@@ -336,21 +337,22 @@ TEST_F(Generate, BrokenSnapshots) {
   refused("--network n.safetensors --raw x.st", 1, "not finite");
   refused("--network n.safetensors --raw x.st", 1, bad->named_parameters()[3].key());
   save_tensors(path("p.safetensors"), {{"a", at::zeros({2})}});
-  refused("--network p.safetensors --raw x.st", 1, "snapshot");
+  refused("--network p.safetensors --raw x.st", 1, "a known program");
 }
 
 TEST_F(Generate, OtherFormatsAreCalledByTheirNames) {
   const auto put = [&](const std::string& name, const std::string& bytes) {
     std::ofstream(path(name), std::ios::binary) << bytes;
   };
-  // The first bytes of pickle.dump of a dict, torch.save of one, and any ZIP.
-  put("net.pkl", std::string("\x80\x04\x95\x0c\0\0\0\0\0\0\0}\x94\x8c\x01k\x94K\x01s.", 21));
+  // A pickle of {"k": 1}, a cut archive, and a ZIP of pictures.
+  put("net.pkl", std::string("\x80\x04\x95\x0a\0\0\0\0\0\0\0}\x94\x8c\x01k\x94K\x01s.", 21));
   put("net.pt", std::string("PK\x03\x04") + std::string(26, '\0') + "archive/data.pkl");
-  put("net.zip", std::string("PK\x03\x04") + std::string(26, '\0') + "00000/img.png");
-  refused("--network net.pkl --raw x.st", 1,
-          "net.pkl: expected a safetensors file, got a Python pickle");
-  refused("--network net.pt --raw x.st", 1, "got a torch.save archive");
-  refused("--network net.zip --raw x.st", 1, "got a ZIP archive");
+  ZipWriter zip(path("net.zip"));
+  zip.add("00000/img.png", std::string_view("no picture"));
+  zip.commit();
+  refused("--network net.pkl --raw x.st", 1, "net.pkl: expected tensors, got none");
+  refused("--network net.pt --raw x.st", 1, "net.pt: expected a ZIP archive");
+  refused("--network net.zip --raw x.st", 1, "a torch.save archive with NAME/data.pkl");
   // Tensors of a training state are no snapshot.
   fs::create_directories(path("training-state-000001"));
   save_tensors(path("training-state-000001/ema_0.safetensors"), {{"a", at::zeros({2})}});

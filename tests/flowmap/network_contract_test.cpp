@@ -113,6 +113,11 @@ std::vector<ContractCase> contract_cases() {
   return cases;
 }
 
+// What is added to every key changes no difference of scores: gradients are rounding.
+bool softmax_is_blind_to(const std::string& name) {
+  return name.ends_with(".to_k.bias");
+}
+
 class NetworkContract : public ::testing::TestWithParam<ContractCase> {
  protected:
   // Weights away from zero everywhere: layers that start at zero prove nothing.
@@ -191,7 +196,12 @@ TEST_P(NetworkContract, EveryInputAndWeightMatters) {
   }
   for (const auto& item : network_->named_parameters()) {
     ASSERT_TRUE(item.value().grad().defined()) << item.key();
-    EXPECT_GT(item.value().grad().abs().max().item<double>(), 0) << item.key();
+    const double largest = item.value().grad().abs().max().item<double>();
+    if (softmax_is_blind_to(item.key())) {
+      EXPECT_LT(largest, 1e-12) << item.key();
+    } else {
+      EXPECT_GT(largest, 0) << item.key();
+    }
   }
 }
 
@@ -339,6 +349,7 @@ TEST_P(NetworkContract, CheckpointingChangesNothing) {
       ASSERT_TRUE(again.gradients[i].defined()) << name;
       all.push_back(plain.gradients[i].flatten());
       all_again.push_back(again.gradients[i].flatten());
+      if (softmax_is_blind_to(name)) continue;
       if (rounding == Rounding::none) {
         EXPECT_LT(relative_distance(all_again[i], all[i]), 1e-12) << name;
       } else {

@@ -102,9 +102,9 @@ TEST(WeightSource, ListsForeignCheckpoints) {
     try {
       import_weights(source);
       ADD_FAILURE() << "a network that is none of ours was taken";
-    } catch (const UsageError& error) {
+    } catch (const DataError& error) {
       EXPECT_THAT(error.what(), HasSubstr("'alpha_t'"));
-      EXPECT_THAT(error.what(), HasSubstr("known layouts: flowmap, edm"));
+      EXPECT_THAT(error.what(), HasSubstr("a known program (flowmap, edm"));
     }
   }
 }

@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <opencv2/core.hpp>
 #include <opencv2/imgproc.hpp>
 #include <string>
@@ -12,6 +10,7 @@
 
 #include "flowmap/base/image.h"
 #include "flowmap/base/text.h"
+#include "flowmap/train/stats.h"
 
 namespace flowmap {
 namespace {
@@ -88,21 +87,13 @@ void draw_panel(cv::Mat panel, const std::string& title,
   }
 }
 
-std::map<std::string, Series> read_stats(const std::filesystem::path& path) {
+std::map<std::string, Series> series_of(const std::filesystem::path& path) {
   std::map<std::string, Series> all;
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
-    const nlohmann::json row = nlohmann::json::parse(line, nullptr, false);
-    if (!row.is_object() || !row.contains("Progress/kimg")) continue;
-    const auto& kimg = row["Progress/kimg"]["mean"];
-    if (!kimg.is_number()) continue;
-    for (const auto& [name, moments] : row.items()) {
-      if (!moments.is_object() || !moments.contains("mean")) continue;
-      if (!moments["mean"].is_number()) continue;
-      all[name].x.push_back(kimg.get<double>());
-      all[name].y.push_back(moments["mean"].get<double>());
+  for (const StatsRow& row : read_stats(path))
+    for (const auto& [name, mean] : row.means) {
+      all[name].x.push_back(row.kimg);
+      all[name].y.push_back(mean);
     }
-  }
   return all;
 }
 
@@ -110,7 +101,7 @@ std::map<std::string, Series> read_stats(const std::filesystem::path& path) {
 
 void draw_curves(const std::filesystem::path& stats_jsonl,
                  const std::filesystem::path& png) {
-  const std::map<std::string, Series> all = read_stats(stats_jsonl);
+  const std::map<std::string, Series> all = series_of(stats_jsonl);
   // Panel title -> series; a key's own folder names its panel.
   std::map<std::string, std::map<std::string, Series>> panels;
   for (const auto& [name, s] : all) {

@@ -55,20 +55,32 @@ std::string Stats::json_line(double timestamp) const {
   return line + "\"timestamp\": " + format("%.3f", timestamp) + "}";
 }
 
-void trim_stats(const std::filesystem::path& path, int64_t images) {
-  if (!std::filesystem::exists(path)) return;
-  const std::string before = read_file(path);
-  std::string kept;
-  for (const std::string& line : split(before, '\n')) {
+std::vector<StatsRow> read_stats(const std::filesystem::path& path) {
+  std::vector<StatsRow> rows;
+  if (!std::filesystem::exists(path)) return rows;
+  for (std::string& line : split(read_file(path), '\n')) {
     const auto row = nlohmann::json::parse(line, nullptr, false);
     if (!row.is_object() || !row.contains("Progress/kimg")) continue;
     const auto& kimg = row["Progress/kimg"]["mean"];
     if (!kimg.is_number()) continue;
-    // A line at the very clock of the state was written before it.
-    if (kimg.get<double>() * 1000 <= static_cast<double>(images) + 0.5 && images > 0)
-      kept += line + "\n";
+    StatsRow& kept = rows.emplace_back();
+    kept.kimg = kimg.get<double>();
+    for (const auto& [name, moments] : row.items())
+      if (moments.is_object() && moments.contains("mean") && moments["mean"].is_number())
+        kept.means[name] = moments["mean"].get<double>();
+    kept.line = std::move(line);
   }
-  if (kept != before) write_file_atomic(path, kept);
+  return rows;
+}
+
+void trim_stats(const std::filesystem::path& path, int64_t images) {
+  if (!std::filesystem::exists(path)) return;
+  std::string kept;
+  // A line at the very clock of the state was written before it.
+  for (const StatsRow& row : read_stats(path))
+    if (row.kimg * 1000 <= static_cast<double>(images) + 0.5 && images > 0)
+      kept += row.line + "\n";
+  if (kept != read_file(path)) write_file_atomic(path, kept);
 }
 
 }  // namespace flowmap

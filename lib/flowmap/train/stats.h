@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace flowmap {
 
@@ -36,5 +37,15 @@ class Stats {
 // Drops the lines of a stats.jsonl that lie beyond `images` seen: a run that continues
 // from there writes them again.
 void trim_stats(const std::filesystem::path& path, int64_t images);
+
+// A whole line of stats.jsonl: thousands of images, and the mean of each value.
+struct StatsRow {
+  double kimg = 0;
+  std::map<std::string, double> means;
+  std::string line;
+};
+// The lines in order; what was cut short or says no clock is passed over. Empty where there
+// is no such file.
+std::vector<StatsRow> read_stats(const std::filesystem::path& path);
 
 }  // namespace flowmap

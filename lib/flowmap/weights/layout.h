@@ -43,8 +43,8 @@ struct WeightLayout {
 };
 const std::vector<WeightLayout>& weight_layouts();
 
-// By hints.arch, or by the first layout that recognises the source. Throws UsageError
-// listing layouts where none does.
+// By hints.arch, or by the first layout that recognises the source. Throws DataError
+// naming the layouts where none does.
 ImportedWeights import_weights(const WeightSource& source, const ImportHints& hints = {});
 
 }  // namespace flowmap

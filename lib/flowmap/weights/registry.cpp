@@ -57,10 +57,11 @@ ImportedWeights import_weights(const WeightSource& given, const ImportHints& hin
     if (shown.size() > 160) break;
     shown += (shown.empty() ? "'" : ", '") + name + "'";
   }
-  throw UsageError(source.path.string() +
-                   ": the names of its tensors are those of no network here (" +
-                   (shown.empty() ? "no tensors" : shown) + ", ...); known layouts: " +
-                   join(names, ", ") + "; 'flowmap inspect' lists all tensors");
+  throw DataError(source.path.string(), {},
+                  "tensors under the names of a known program (" + join(names, ", ") +
+                      "; --arch tells which)",
+                  (shown.empty() ? "no tensors" : shown + ", ...") +
+                      "; 'flowmap inspect' lists all");
 }
 
 }  // namespace flowmap

@@ -49,6 +49,9 @@ fs::path weights_in_folder(const fs::path& folder) {
 WeightSource open_weights(const fs::path& path, const std::string& key) {
   if (fs::is_directory(path)) {
     if (fs::exists(path / "config.json")) return open_diffusers_folder(path);
+    for (const char* part : {"unet", "transformer"})  // the folder of a whole pipeline
+      if (fs::exists(path / part / "config.json"))
+        return open_diffusers_folder(path / part);
     return open_weights(weights_in_folder(path), key);
   }
   const std::string head = head_of(path);
