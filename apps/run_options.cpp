@@ -10,6 +10,7 @@
 #include "flowmap/base/config.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
+#include "flowmap/base/log.h"
 #include "flowmap/base/text.h"
 
 namespace flowmap::apps {
@@ -100,6 +101,7 @@ Snapshot load_model(const NetworkFlags& flags, at::Device device,
   require_network(flags);
   refuse_training_state(network);
   Snapshot snapshot = load_snapshot(network, load_options(flags));
+  for (const std::string& what : snapshot.assumed) log_line("assumed: " + what);
   snapshot.model->to(device, precision.weights());
   if (flags.channels_last) snapshot.model->use_channels_last();
   return snapshot;

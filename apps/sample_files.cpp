@@ -44,10 +44,9 @@ SampleWriter::SampleWriter(SampleFiles files, std::vector<std::int64_t> sample_s
       sample_shape_(std::move(sample_shape)),
       numbers_(std::move(numbers)),
       texts_(std::move(texts)) {
-  const bool drawable = is_image() && (sample_shape_[0] == 1 || sample_shape_[0] == 3);
   for (const auto& [flag, value] :
        {std::pair{"--outdir", files_.outdir}, {"--grid", files_.grid}})
-    if (!value.empty() && !drawable)
+    if (!value.empty() && !is_picture())
       throw UsageError(std::string(flag) + ": samples of shape " +
                        shape_text(sample_shape_) +
                        " have no pictures; use --npz or --raw");
@@ -65,9 +64,9 @@ void SampleWriter::add(const samplers::GeneratedBatch& batch) {
                        "--dtype float32 or float64, or another snapshot",
                        static_cast<long long>(numbers_[static_cast<std::size_t>(row)])));
   }
-  if (!files_.raw.empty() || !is_image()) floats_.push_back(batch.samples);
+  if (!files_.raw.empty() || !is_picture()) floats_.push_back(batch.samples);
   if (batch.classes.defined() && !files_.npz.empty()) classes_.push_back(batch.classes);
-  if (!is_image()) return;
+  if (!is_picture()) return;
   // [b, H, W, C]
   const at::Tensor bytes = images_to_bytes(batch.samples).permute({0, 2, 3, 1}).contiguous();
   if (!files_.grid.empty() || !files_.npz.empty()) bytes_.push_back(bytes);
@@ -104,12 +103,14 @@ void SampleWriter::finish() {
   if (!files_.npz.empty()) {
     // guided-diffusion's keys for images.
     std::map<std::string, HostTensor> arrays;
-    if (is_image())
+    if (is_picture())
       arrays["arr_0"] = to_host(at::cat(bytes_));
+    else if (is_image())
+      arrays["samples"] = to_host(at::cat(floats_).to(at::kFloat));
     else
       arrays["points"] = to_host(at::cat(floats_));
     if (!classes_.empty())
-      arrays[is_image() ? "arr_1" : "labels"] = to_host(at::cat(classes_));
+      arrays[is_picture() ? "arr_1" : "labels"] = to_host(at::cat(classes_));
     write_npz(files_.npz, arrays);
   }
   if (!files_.raw.empty())

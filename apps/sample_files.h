@@ -1,4 +1,7 @@
-// Where the samples of `flowmap generate` go: PNG files, a grid, npz, safetensors.
+// Where the samples of `flowmap generate` go: PNG files, a grid, npz, safetensors. An npz
+// holds pictures (1 or 3 channels) as bytes, arr_0 [N,H,W,C] and arr_1 classes; latents
+// (other channels) as float32 samples [N,C,H,W] and labels; point sets as points [N,d] and
+// labels.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -41,6 +44,10 @@ class SampleWriter {
 
  private:
   bool is_image() const { return sample_shape_.size() == 3; }
+  // Latents have no picture: clipped to bytes they would be of no use.
+  bool is_picture() const {
+    return is_image() && (sample_shape_[0] == 1 || sample_shape_[0] == 3);
+  }
   void write_pictures(const at::Tensor& bytes, const samplers::GeneratedBatch& batch);
 
   SampleFiles files_;

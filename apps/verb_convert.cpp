@@ -83,9 +83,35 @@ void write_torch(const fs::path& path, const TensorMap& tensors) {
   write_torch_file(path, std::move(items));
 }
 
-void check_not_there(const fs::path& path, bool overwrite) {
-  FM_CHECK_USAGE(overwrite || !fs::exists(path), "--dest: ", path.string(),
-                 " is there already; pass --overwrite or choose another name");
+constexpr const char* kFolderConfig = "config.json";
+constexpr const char* kFolderWeights = "diffusion_pytorch_model.safetensors";
+
+// Whole or not at all: made under a hidden name. Into a folder that is there the weights go
+// first and the configuration last, which is taken away before: a folder without one is
+// read by nobody.
+void write_folder(const fs::path& folder, const TensorMap& tensors,
+                  const std::string& config, bool overwrite) {
+  FM_CHECK_USAGE(!fs::is_regular_file(folder), "--dest: ", folder.string(), " is a file");
+  for (const char* name : {kFolderConfig, kFolderWeights})
+    FM_CHECK_USAGE(overwrite || !fs::exists(folder / name), "--dest: ",
+                   (folder / name).string(),
+                   " is there already; pass --overwrite or choose another name");
+  const fs::path clean = fs::absolute(folder).lexically_normal();
+  const fs::path name = clean.has_filename() ? clean : clean.parent_path();
+  const fs::path partial =
+      name.parent_path() / ("." + name.filename().string() + ".partial");
+  fs::remove_all(partial);
+  make_directories(partial);
+  save_tensors(partial / kFolderWeights, tensors, {{"format", "pt"}});
+  write_file_atomic(partial / kFolderConfig, config);
+  if (!fs::exists(name)) {
+    fs::rename(partial, name);
+    return;
+  }
+  fs::remove(name / kFolderConfig);
+  fs::rename(partial / kFolderWeights, name / kFolderWeights);
+  fs::rename(partial / kFolderConfig, name / kFolderConfig);
+  fs::remove_all(partial);
 }
 
 }  // namespace
@@ -103,12 +129,16 @@ int run_convert(std::span<const std::string> words) {
       ->check(not_empty());
   app.add_flag("--half", a.half, "floating point as float16; default: as stored");
   app.add_option("--layout", a.layout,
-                 "whose names to write: edm, dit, ... (default: the first that fits)");
+                 "whose names to write: edm, dit, diffusers_unet, ... (default: the first "
+                 "that fits)");
   app.add_flag("--overwrite", a.overwrite, "replace --dest if it is there");
   app.footer("\nExample: flowmap convert --source edm-cifar10-32x32-cond-vp.pkl "
              "--dest edm.safetensors");
   if (!parse_arguments(app, words)) return 0;
   const Target target = target_of(a.dest);
+  FM_CHECK_USAGE(a.layout.empty() || target != Target::snapshot,
+                 "--layout: a snapshot has names of its own; leave it out, or give --dest a "
+                 ".pt file or a folder");
   const fs::path source_path(a.source.network), dest(a.dest);
   require_network(a.source, "--source");
   const LoadOptions options = load_options(a.source);
@@ -130,14 +160,10 @@ int run_convert(std::span<const std::string> words) {
       prepare_output(dest, a.overwrite, "--dest");
       write_torch(dest, renamed);
     } else {
-      FM_CHECK_USAGE(!fs::is_regular_file(dest), "--dest: ", dest.string(), " is a file");
-      check_not_there(dest / "config.json", a.overwrite);
-      make_directories(dest);
-      save_tensors(dest / "diffusion_pytorch_model.safetensors", renamed,
-                   {{"format", "pt"}});
-      write_file_atomic(dest / "config.json", layout.write_config(weights.spec_json));
+      write_folder(dest, renamed, layout.write_config(weights.spec_json), a.overwrite);
     }
   }
+  for (const std::string& what : weights.assumed) log_line("assumed: " + what);
   log_line(format("%s (%s%s%s): %s, %lld parameters in %zu tensors -> %s",
                   source_path.string().c_str(), source.format.c_str(),
                   source.key.empty() ? "" : ", ", source.key.c_str(),

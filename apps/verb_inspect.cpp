@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <functional>
@@ -42,6 +43,7 @@ struct FileContent {
   double multiply_adds = 0;     // of one forward for one sample; 0: unknown
   std::string layout;           // whose names these are; "": unknown
   std::string unknown;          // why
+  std::vector<std::string> assumed;
 };
 
 // What the tensors are, where a layout knows them; unknown ones are only listed.
@@ -56,6 +58,7 @@ void describe_network(const WeightSource& source, const LoadOptions& options,
     content.multiply_adds = model->multiply_adds();
     content.metadata["spec"] = weights.spec_json;
     content.layout = weights.layout;
+    content.assumed = weights.assumed;
   } catch (const UsageError& error) {
     content.unknown = error.what();
   } catch (const DataError& error) {
@@ -91,9 +94,16 @@ FileContent read_content(const NetworkFlags& flags) {
   return content;
 }
 
-// JSON texts become JSON; others stay strings.
+// JSON texts become JSON; others stay strings, and what is nested so deeply that a walk
+// through it could end the program.
 json metadata_value(const std::string& text) {
-  if (!text.empty() && (text.front() == '{' || text.front() == '[')) {
+  constexpr std::ptrdiff_t kMostNesting = 64;
+  std::ptrdiff_t depth = 0, deepest = 0;
+  for (const char c : text) {
+    if (c == '{' || c == '[') deepest = std::max(deepest, ++depth);
+    if (c == '}' || c == ']') --depth;
+  }
+  if (!text.empty() && deepest <= kMostNesting && (text.front() == '{' || text.front() == '[')) {
     json parsed = json::parse(text, nullptr, false);
     if (!parsed.is_discarded()) return parsed;
   }
@@ -107,6 +117,7 @@ json content_as_json(const FileContent& content) {
   if (content.multiply_adds > 0) root["multiply_adds"] = content.multiply_adds;
   if (!content.layout.empty()) root["layout"] = content.layout;
   if (!content.unknown.empty()) root["unknown"] = content.unknown;
+  if (!content.assumed.empty()) root["assumed"] = content.assumed;
   root["metadata"] = json::object();
   for (const auto& [key, text] : content.metadata)
     root["metadata"][key] = metadata_value(text);
@@ -132,6 +143,8 @@ void print_content(const std::string& path, const FileContent& content) {
     std::printf(", %.4g million multiply-adds a sample", content.multiply_adds / 1e6);
   if (!content.layout.empty()) std::printf(", names of %s", content.layout.c_str());
   std::puts("");
+  for (const std::string& what : content.assumed)
+    std::printf("assumed: %s\n", what.c_str());
   if (!content.unknown.empty())
     std::printf("no network that can be run: %s\n", content.unknown.c_str());
   if (!content.metadata.empty()) std::puts("\nmetadata");

@@ -6,6 +6,7 @@
 
 #include "distill/flow_map_losses.h"
 #include "distill/method.h"
+#include "distill/weight_options.h"
 #include "flowmap/base/error.h"
 #include "flowmap/interpolant.h"
 #include "flowmap/precision.h"
@@ -91,14 +92,18 @@ LagrangianSelfDistillation::LagrangianSelfDistillation(const BuildContext& conte
   }
 
   const std::string teacher = options.path("teacher", "");
+  const WeightOptions how = read_weight_options(context.config, "method.teacher_options");
   if (teacher.empty()) {
+    FM_CHECK_USAGE(how.where.empty(), how.where, ": method.teacher_options is given, but ",
+                   "no method.teacher");
     teacher_ = players_[0].model.get();
     return;
   }
   const std::vector<std::string> targets = {"data", "teacher"};
   regress_teacher_ =
       options.choice("diagonal_target", targets, "teacher") == "teacher";
-  Snapshot snapshot = load_snapshot(teacher);
+  Snapshot snapshot;
+  load_with(how, [&](const LoadOptions& load) { snapshot = load_snapshot(teacher, load); });
   const ModelInfo theirs = snapshot.model->info(), ours = student.info();
   FM_CHECK_USAGE(theirs.sample_shape == ours.sample_shape, options.where("teacher"),
                  ": the teacher ", teacher, " was made for samples of another shape");

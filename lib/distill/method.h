@@ -13,8 +13,9 @@ namespace flowmap::distill {
 
 struct BuildContext {
   // The whole configuration: "method" holds the method's options, "network",
-  // "preconditioning" the student's, "method.teacher" a snapshot to learn from,
-  // "transfer" weights to start from.
+  // "preconditioning" the student's, "method.teacher" weights to learn from, "transfer"
+  // weights to start from; "method.teacher_options" and "transfer_options" say how to read
+  // those (weight_options.h).
   const Config& config;
   DatasetInfo data;
   std::uint64_t seed = 0;
@@ -33,7 +34,9 @@ const std::vector<MethodEntry>& method_registry();
 std::shared_ptr<Task> make_method(const BuildContext& context);
 
 // The player "model" of the configuration: network + preconditioning for the data's
-// shape, weights from the seed, then from "transfer" if given.
+// shape, weights from the seed, then from "transfer" if given. Logs how much of that file
+// was of use, and warns where its preconditioning is another; throws UsageError where it
+// fills fewer than half of the parameter tensors.
 Player make_student(const BuildContext& context);
 
 }  // namespace flowmap::distill

@@ -1,10 +1,91 @@
 #include <nlohmann/json.hpp>
 
+#include <string>
+#include <vector>
+
 #include "distill/method.h"
+#include "distill/weight_options.h"
 #include "flowmap/base/error.h"
+#include "flowmap/base/log.h"
+#include "flowmap/base/text.h"
+#include "flowmap/nn/init.h"
+#include "flowmap/preconditioning.h"
 #include "flowmap/train/snapshot.h"
 
 namespace flowmap::distill {
+namespace {
+
+using nlohmann::json;
+
+// "SECTION.KEY is A there, B here" for the keys in both whose values differ.
+std::vector<std::string> differing_options(const json& theirs, const json& ours,
+                                           const std::string& section) {
+  std::vector<std::string> found;
+  if (!theirs.contains(section) || !ours.contains(section)) return found;
+  for (const auto& [key, value] : ours[section].items()) {
+    if (!theirs[section].contains(key) || theirs[section][key] == value) continue;
+    found.push_back(section + "." + key + " is " + theirs[section][key].dump() +
+                    " there, " + value.dump() + " here");
+  }
+  return found;
+}
+
+// The specification with every default filled in.
+json resolved_spec(const std::string& spec_json, const std::string& name) {
+  const Config spec = Config::from_text(spec_json, name + ":spec");
+  const ShapesOnly shapes;
+  build_model(spec);
+  return json::parse(spec.resolved_json());
+}
+
+void refuse_poor_transfer(const std::string& file, const LoadReport& report,
+                          const json& theirs, const json& ours) {
+  if (2 * report.parameters_copied >= report.parameters) return;
+  std::vector<std::string> what = differing_options(theirs, ours, "network");
+  for (const char* key : {"sample_shape", "label_dim"})
+    if (const json there = theirs.value(key, json()), here = ours.value(key, json());
+        there != here)
+      what.push_back(std::string(key) + " is " + there.dump() + " there, " + here.dump() +
+                     " here");
+  throw UsageError(format("transfer: %s (network.type %s) fills %lld of the %lld parameter "
+                          "tensors of this network (network.type %s), fewer than half; %s",
+                          file.c_str(), theirs["network"]["type"].dump().c_str(),
+                          static_cast<long long>(report.parameters_copied),
+                          static_cast<long long>(report.parameters),
+                          ours["network"]["type"].dump().c_str(),
+                          join(what, "; ").c_str()));
+}
+
+// The same network under another preconditioning is another function.
+void warn_of_other_preconditioning(const std::string& file, const json& theirs,
+                                   const json& ours) {
+  std::vector<std::string> what;
+  for (const std::string& option : differing_options(theirs, ours, "preconditioning"))
+    for (const char* key : {"type ", "time_scale ", "reverse_time ", "sigma_data "})
+      if (option.starts_with(std::string("preconditioning.") + key)) what.push_back(option);
+  if (what.empty()) return;
+  log_warning("transfer: " + file + ": " + join(what, "; ") +
+              "; the network at the start is not the file's velocity on the diagonal");
+}
+
+void transfer_weights(const std::string& file, const WeightOptions& options,
+                      const Player& player) {
+  LoadReport report;
+  json theirs;
+  load_with(options, [&](const LoadOptions& load) {
+    load_weights(file, *player.model, true, load, &report);
+    theirs = resolved_spec(report.spec_json, file);
+  });
+  const json ours = json::parse(player.spec_json);
+  refuse_poor_transfer(file, report, theirs, ours);
+  log_line(format("transfer: %lld of %lld tensors of %s copied (of the model's %lld)",
+                  static_cast<long long>(report.copied),
+                  static_cast<long long>(report.in_file), file.c_str(),
+                  static_cast<long long>(report.in_model)));
+  warn_of_other_preconditioning(file, theirs, ours);
+}
+
+}  // namespace
 
 Player make_student(const BuildContext& context) {
   Config spec = context.config;
@@ -20,11 +101,10 @@ Player make_student(const BuildContext& context) {
     if (resolved.contains(key)) parts[key] = resolved[key];
   player.spec_json = parts.dump();
   const std::string transfer = context.config.path("transfer", "");
-  if (!transfer.empty() && context.load_transfer) {
-    const int64_t copied = load_weights(transfer, *player.model, true);
-    FM_CHECK_USAGE(copied > 0, "transfer: ", transfer,
-                   " has no tensor whose name and shape fit this network");
-  }
+  const WeightOptions how = read_weight_options(context.config, "transfer_options");
+  FM_CHECK_USAGE(how.where.empty() || !transfer.empty(), how.where,
+                 ": transfer_options is given, but no transfer");
+  if (!transfer.empty() && context.load_transfer) transfer_weights(transfer, how, player);
   return player;
 }
 

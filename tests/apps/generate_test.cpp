@@ -163,6 +163,27 @@ TEST_F(Generate, PointsGoToNpzAndRaw) {
   refused("--network m.safetensors --grid g.png", 2, "--npz or --raw");
 }
 
+// Four channels are no picture; clipped to bytes they could not be decoded.
+TEST_F(Generate, LatentsStayFloats) {
+  save("m.safetensors", R"({"network": {"type": "mlp", "width": 16, "depth": 2},
+    "preconditioning": {"type": "flow"}, "sample_shape": [4, 4, 4], "label_dim": 3})");
+  const std::string base = "generate --network m.safetensors --seeds 0-9 --steps 2 ";
+  const AppResult result = run(base + "--npz l.npz --raw l.st");
+  ASSERT_EQ(result.code, 0) << result.err;
+  const auto arrays = read_npz(path("l.npz"));
+  EXPECT_EQ(arrays.size(), 2u);
+  EXPECT_TRUE(arrays.contains("labels"));
+  const at::Tensor samples = to_tensor(arrays.at("samples"));
+  EXPECT_EQ(samples.sizes(), (std::vector<int64_t>{10, 4, 4, 4}));
+  EXPECT_EQ(samples.scalar_type(), at::kFloat);
+  EXPECT_TRUE(samples.equal(raw("l.st")));
+  EXPECT_GT(samples.abs().max().item<float>(), 1);  // beyond what bytes hold
+  ASSERT_EQ(run(base + "--npz d.npz --dtype float64").code, 0);
+  EXPECT_EQ(to_tensor(read_npz(path("d.npz")).at("samples")).scalar_type(), at::kFloat);
+  refused("--network m.safetensors --outdir out", 2, "--npz or --raw");
+  refused("--network m.safetensors --grid g.png", 2, "--npz or --raw");
+}
+
 TEST_F(Generate, DefaultsOfTheSnapshotAreFollowed) {
   save("m.safetensors", kTinyFlowMap,
        {{"method", R"({"default_sampler": "heun", "default_steps": 5})"}});

@@ -305,6 +305,24 @@ TEST_F(Train, NosubdirContinuesWhatIsThere) {
   EXPECT_EQ(content(path("parts/network-snapshot-000004.safetensors")), snapshot);
 }
 
+TEST_F(Train, TransferSaysWhatItTook) {
+  save("one.safetensors", R"({"network": {"type": "mlp", "width": 16, "depth": 2},
+    "preconditioning": {"type": "flow"}, "sample_shape": [2], "label_dim": 0})");
+  const std::string points = "--config points.json --transfer one.safetensors --nosubdir "
+                             "--outdir ";
+  const AppResult result = run("train " + points + "run - trainer.duration=0.002");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.out, AllOf(HasSubstr("transfer: 6 of 6 tensors of "),
+                                HasSubstr("one.safetensors copied (of the model's 6)")));
+  // Weights of a run that goes on are its own.
+  const AppResult again = run("train --resume run - trainer.duration=0.003");
+  ASSERT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.out, Not(HasSubstr("transfer: ")));
+  refused(points + "wide - network.width=24", 2, "network.width is 16 there, 24 here");
+  refused(points + "key - transfer_options.key=emma", 2, "transfer_options");
+  EXPECT_FALSE(fs::exists(path("wide")));
+}
+
 TEST_F(Train, DryRunWritesNothing) {
   std::set<fs::path> before;
   for (const auto& entry : fs::recursive_directory_iterator(folder_))

@@ -501,6 +501,27 @@ TEST(TorchFile, CyclesAndDoublingEnd) {
   EXPECT_THAT(refusal(doubled + "."), HasSubstr("fewer values"));
 }
 
+// {"0": previous, "0.0": the one before}: the ways to read "0.0.0..." are as many as a
+// Fibonacci number.
+TEST(TorchFile, KeysThatReadInManyWaysEnd) {
+  constexpr int kLevels = 24;
+  std::string pickle = "}q" + little(0, 1) + dict_of({{"0", "h"s + '\0'}}) + "q\1";
+  std::string key = "0";
+  for (int i = 2; i < kLevels; ++i, key += ".0")
+    pickle += "0" + dict_of({{"0", "h" + little(i - 1, 1)}, {"0.0", "h" + little(i - 2, 1)}}) +
+              "q" + little(i, 1);
+  const Bytes bytes = zip_of("}" + u("here") + number(1) + "s0" + pickle, {});
+  const TorchFile file(bytes, "x");
+  EXPECT_NE(file.find("0.0.0"), nullptr);
+  EXPECT_EQ(file.find("1.0.0"), nullptr);
+  try {
+    file.find(key + ".x");
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("fewer ways"));
+  }
+}
+
 TEST(TorchFile, NumpyValues) {
   const std::string dtype = "cnumpy\ndtype\n(" + u("f8") + "\x89\x88tR(K\x03" + u("<") +
                             "NNNJ\xFF\xFF\xFF\xFFJ\xFF\xFF\xFF\xFFK\0tb"s;

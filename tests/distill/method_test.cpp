@@ -15,13 +15,16 @@
 #include <vector>
 
 #include "flowmap/base/error.h"
+#include "flowmap/tensor_io.h"
 #include "flowmap/train/snapshot.h"
 #include "tests/support/scratch.h"
 
 namespace flowmap::distill {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr int64_t kBatch = 16;
 
@@ -337,6 +340,161 @@ TEST_F(LsdTeacher, ThatDoesNotFitIsRefused) {
               HasSubstr("preconditioning.base_std"));
   EXPECT_THAT(with(spec(R"({"type": "flow"})", "[2]", "4"), 3), HasSubstr("4 classes"));
   EXPECT_EQ(with(spec(R"({"type": "flow"})", "[2]", "0"), 3), "accepted");
+}
+
+// Weights of SiT under its own names, in a file that says nothing else: neither the
+// network nor its heads.
+class BareTransformer : public LsdTeacher {
+ protected:
+  static constexpr const char* kNetwork = R"("network": {"type": "sit", "hidden_size": 16,
+    "depth": 1, "num_heads": 2, "patch_size": 2, "learn_sigma": false})";
+
+  std::string file() const {
+    const auto model = make_model(
+        Config::from_text("{" + std::string(kNetwork) + R"(, "preconditioning": {"type":
+          "flow"}, "sample_shape": [1, 8, 8], "label_dim": 2})", "spec"), 3);
+    shake(*model);
+    std::map<std::string, at::Tensor> tensors;
+    for (const auto& item : model->named_parameters())
+      tensors[item.key().substr(6)] = item.value();
+    for (const auto& item : model->named_buffers())
+      tensors[item.key().substr(6)] = item.value();
+    const auto path = folder_ / "sit.safetensors";
+    save_tensors(path, tensors, {});
+    return path.string();
+  }
+  static std::string student(const std::string& method, const std::string& more = "") {
+    return "{" + std::string(kNetwork) + R"(, "preconditioning": {"type": "flow",
+      "two_times": true}, "method": {"type": "lsd")" + method + "}" + more + "}";
+  }
+};
+
+constexpr const char* kHints = R"({"arch": "sit", "options": {"network": {"num_heads": 2}}})";
+
+TEST_F(BareTransformer, IsReadAsTheOptionsSay) {
+  const std::string name = "\"" + file() + "\"", hints = kHints;
+  const Config config = Config::from_text(
+      student(", \"teacher\": " + name + ", \"teacher_options\": " + hints,
+              ", \"transfer\": " + name + ", \"transfer_options\": " + hints), "test.json");
+  const auto task = make(config, true, 2);
+  config.check_all_read();
+  ASSERT_EQ(task->players().size(), 2u);
+  EXPECT_THAT(task->players()[1].spec_json, HasSubstr("\"num_heads\":2"));
+  // The student starts as its teacher: v_{s,s} is the velocity.
+  EXPECT_LT(step(*task, data_of(true, 2), kBatch, 1).sums.at("Loss/diagonal"), 1e-10);
+}
+
+TEST_F(BareTransformer, ErrorsNameTheKeysOfTheConfiguration) {
+  const std::string name = "\"" + file() + "\"";
+  const auto teacher = [&](const std::string& more) {
+    return refusal(student(", \"teacher\": " + name + more), true, 2);
+  };
+  const auto transfer = [&](const std::string& more) {
+    return refusal(student("", ", \"transfer\": " + name + more), true, 2);
+  };
+  EXPECT_THAT(teacher(""), AllOf(HasSubstr("method.teacher_options.arch=sit"),
+                                 Not(HasSubstr("--arch"))));
+  EXPECT_THAT(teacher(R"(, "teacher_options": {"arch": "sit"})"),
+              AllOf(HasSubstr("test.json:"),
+                    HasSubstr("method.teacher_options.options.network.num_heads=N")));
+  EXPECT_THAT(teacher(R"(, "teacher_options": {"arch": "sit", "key": "emma"})"),
+              HasSubstr("method.teacher_options: "));
+  EXPECT_THAT(teacher(R"(, "teacher_options": {"options": 3})"),
+              HasSubstr("method.teacher_options.options"));
+  EXPECT_THAT(transfer(""), HasSubstr("transfer_options.arch=sit"));
+  EXPECT_THAT(transfer(R"(, "transfer_options": {"arch": "sit"})"),
+              HasSubstr("transfer_options.options.network.num_heads=N"));
+  EXPECT_THAT(transfer(R"(, "transfer_options": {"arch": "sit", "options":
+                {"network": {"num_heads": 3}}})"), HasSubstr("transfer_options: "));
+  // Hints that lead to other tensors than the file's.
+  try {
+    teacher(R"(, "teacher_options": {"arch": "sit", "options":
+      {"network": {"num_heads": 2, "depth": 2}}})");
+    ADD_FAILURE() << "accepted";
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("read as method.teacher_options, test.json:"));
+  }
+  // Options of nothing.
+  EXPECT_THAT(refusal(student(R"(, "teacher_options": {"arch": "sit"})"), true, 2),
+              HasSubstr("no method.teacher"));
+  EXPECT_THAT(refusal(student("", R"(, "transfer_options": {"arch": "sit"})"), true, 2),
+              HasSubstr("no transfer"));
+}
+
+class Transfer : public LsdTeacher {
+ protected:
+  // stdout and stderr of a student that starts from `file`, or what it says in refusing.
+  struct Said {
+    std::string out, err, refusal;
+  };
+  static Said start(const std::string& file, const std::string& parts) {
+    ::testing::internal::CaptureStdout();
+    ::testing::internal::CaptureStderr();
+    Said said;
+    said.refusal = refusal("{\"transfer\": \"" + file + "\", " + parts +
+                           R"(, "method": {"type": "lsd"}})");
+    said.out = ::testing::internal::GetCapturedStdout();
+    said.err = ::testing::internal::GetCapturedStderr();
+    return said;
+  }
+};
+
+const char* const kTwoTimes = R"(, "preconditioning": {"type": "flow", "two_times": true})";
+
+TEST_F(Transfer, SaysHowMuchItCopied) {
+  const std::string path = teacher(spec(R"({"type": "flow", "two_times": true})"));
+  const Said same = start(path, kMlp + kTwoTimes);
+  EXPECT_EQ(same.refusal, "accepted");
+  EXPECT_EQ(same.out, "transfer: 6 of 6 tensors of " + path + " copied (of the model's 6)\n");
+  EXPECT_EQ(same.err, "");
+  // A deeper student: its last layers are new.
+  const Said deeper = start(path, R"("network": {"type": "mlp", "width": 12, "depth": 3})" +
+                                      std::string(kTwoTimes));
+  EXPECT_EQ(deeper.refusal, "accepted");
+  EXPECT_THAT(deeper.out, HasSubstr("transfer: 4 of 6 tensors of "));
+  EXPECT_THAT(deeper.out, HasSubstr("(of the model's 8)"));
+}
+
+TEST_F(Transfer, OfLessThanHalfIsRefused) {
+  const std::string path = teacher(spec(R"({"type": "flow", "two_times": true})"));
+  const Said wider = start(path, R"("network": {"type": "mlp", "width": 16, "depth": 2})" +
+                                     std::string(kTwoTimes));
+  EXPECT_THAT(wider.refusal, AllOf(HasSubstr("fewer than half"), HasSubstr("\"mlp\""),
+                                   HasSubstr("network.width is 12 there, 16 here")));
+  EXPECT_EQ(wider.out, "");
+  // Another network altogether.
+  const std::string unet = "{\"transfer\": \"" + path + "\", " + kUnet + kTwoTimes +
+                           R"(, "method": {"type": "lsd"}})";
+  EXPECT_THAT(refusal(unet, true),
+              AllOf(HasSubstr("\"mlp\""), HasSubstr("\"ddpmpp\""),
+                    HasSubstr("sample_shape is [2] there, [1,8,8] here")));
+}
+
+TEST_F(Transfer, WarnsOfAnotherPreconditioning) {
+  const Said kind = start(teacher(spec(R"({"type": "edm"})")), kMlp + kTwoTimes);
+  EXPECT_EQ(kind.refusal, "accepted");
+  EXPECT_THAT(kind.err,
+              AllOf(HasSubstr("preconditioning.type is \"edm\" there, \"flow\" here"),
+                    HasSubstr("velocity on the diagonal")));
+  const Said scale = start(teacher(spec(R"({"type": "flow", "time_scale": 999})")),
+                           kMlp + kTwoTimes);
+  EXPECT_THAT(scale.err, HasSubstr("preconditioning.time_scale is 999.0 there, 1.0 here"));
+  const Said none = start(teacher(spec(R"({"type": "flow"})")), kMlp + kTwoTimes);
+  EXPECT_EQ(none.refusal, "accepted");
+  EXPECT_EQ(none.err, "");
+}
+
+// A second time adds tensors and takes none away.
+TEST_F(Transfer, OneTimeNetworksStartStudentsOfTwo) {
+  const std::string unet = R"("network": {"type": "ddpmpp", "model_channels": 8,
+    "channel_mult": [1], "num_blocks": 1, "attn_resolutions": [], "dropout": 0})";
+  const std::string path = teacher("{" + unet + R"(, "preconditioning": {"type": "flow"},
+    "sample_shape": [1, 8, 8], "label_dim": 0})");
+  const auto task = make(
+      Config::from_text("{\"transfer\": \"" + path + "\", " + unet + kTwoTimes +
+                        R"(, "method": {"type": "lsd", "teacher": ")" + path + "\"}}",
+                        "test.json"), true);
+  EXPECT_LT(step(*task, data_of(true, 0), kBatch, 1).sums.at("Loss/diagonal"), 1e-10);
 }
 
 TEST(MethodSettings, WrongOnesAreRefused) {

@@ -207,7 +207,6 @@ TEST(WeightLayout, SlimFlowUnderItsOwnNames) {
   FM_NEED_FILE(testing::network_file("slimflow_ncsnpp"));
   const NetworkReference reference("slimflow_ncsnpp");
   WeightSource source = bare(reference, "slimflow_ncsnpp");
-  source.tensors.erase("sigmas");
   const ImportedWeights weights =
       import_weights(source, {"", R"({"sample_shape": [3, 8, 8]})"});
   EXPECT_EQ(weights.layout, "slimflow");
@@ -402,6 +401,112 @@ TEST_F(WeightFiles, WritingToWeightsLeavesTheFileAlone) {
   for (at::Tensor& p : snapshot.model->parameters()) p.fill_(7);
   EXPECT_EQ(read_file(path("a.safetensors")), before);
   EXPECT_EQ(snapshot.model->parameters()[0].flatten()[0].item<float>(), 7);
+}
+
+// Every tensor of every known program, in shapes that its program never had.
+TEST_F(WeightFiles, WrongShapesAreErrorsOfTheFile) {
+  const std::string edm = R"({"network": {"type": "TYPE", "model_channels": 64,
+    "channel_mult": [1, 1], "num_blocks": 1, "attn_resolutions": [4]}, "preconditioning":
+    {"type": "PRECOND"}, "sample_shape": [3, 8, 8], "label_dim": 2})";
+  const auto of = [&](const char* type, const char* around) {
+    std::string text = edm;
+    text.replace(text.find("TYPE"), 4, type);
+    return text.replace(text.find("PRECOND"), 7, around);
+  };
+  const std::string song = of("ddpmpp", "edm"), adm = of("adm", "edm"),
+                    edm2 = of("edm2", "edm2");
+  const ImportHints dit = {"dit", R"({"network": {"num_heads": 2}})"};
+  int broken = 0;
+  const auto sweep = [&](const WeightSource& whole, const ImportHints& hints) {
+    const ImportedWeights good = import_weights(whole, hints);
+    model_of_weights(good.spec_json, good.tensors, "whole");
+    for (const auto& [name, tensor] : whole.tensors) {
+      for (const std::vector<int64_t>& shape :
+           std::vector<std::vector<int64_t>>{{}, {0}, {2}, {0, 0, 0, 0}, {1, 0, 3}}) {
+        if (tensor.sizes() == at::IntArrayRef(shape)) continue;
+        WeightSource source = whole;
+        source.tensors[name] = at::ones(shape);
+        try {
+          const ImportedWeights bad = import_weights(source, hints);
+          model_of_weights(bad.spec_json, bad.tensors, "broken");
+        } catch (const DataError&) {
+          ++broken;
+        } catch (const UsageError&) {
+          ++broken;
+        } catch (const Error&) {
+          ++broken;
+        } catch (const std::exception& error) {
+          ADD_FAILURE() << name << " " << at::IntArrayRef(shape) << ": " << error.what();
+        }
+      }
+    }
+  };
+  for (const auto& [spec, hints] :
+       {std::pair{song, ImportHints{}}, {adm, {}}, {edm2, {}}, {std::string(kTinyDit), dit}}) {
+    const auto model = random_model(spec);
+    for (const WeightLayout& layout : weight_layouts()) {
+      if (!layout.write) continue;
+      WeightSource source;
+      source.path = "broken";
+      source.tensors = layout.write(spec, state(*model));
+      if (layout.write_config) source.config_json = layout.write_config(spec);
+      if (!source.tensors.empty()) sweep(source, hints);
+    }
+  }
+  EXPECT_GT(broken, 1000);
+}
+
+TEST_F(WeightFiles, WrongShapesOfSlimFlow) {
+  FM_NEED_FILE(testing::network_file("slimflow_ncsnpp"));
+  const WeightSource whole = bare(NetworkReference("slimflow_ncsnpp"), "slimflow");
+  const ImportHints hints = {"", R"({"sample_shape": [3, 8, 8]})"};
+  for (const auto& [name, tensor] : whole.tensors) {
+    if (name == "sigmas") continue;
+    for (const std::vector<int64_t>& shape :
+         std::vector<std::vector<int64_t>>{{}, {0}, {2}, {0, 0, 0, 0}}) {
+      WeightSource source = whole;
+      source.tensors[name] = at::ones(shape);
+      try {
+        const ImportedWeights bad = import_weights(source, hints);
+        model_of_weights(bad.spec_json, bad.tensors, "broken");
+        ADD_FAILURE() << name << " " << at::IntArrayRef(shape) << " was taken";
+      } catch (const Error&) {
+      } catch (const std::exception& error) {
+        ADD_FAILURE() << name << " " << at::IntArrayRef(shape) << ": " << error.what();
+      }
+    }
+  }
+}
+
+// Lightning hangs a network below "net."; --arch says whose it is all the same. REPA's
+// heads for training are no part of it.
+TEST_F(WeightFiles, WrappersAndTrainingHeadsAreTakenOff) {
+  const auto model = random_model(kTinyDit);
+  TensorMap theirs;
+  for (const auto& [name, tensor] : state(*model))
+    theirs["net." + name.substr(std::string("model.").size())] = tensor;
+  theirs["net.projectors.0.0.weight"] = at::ones({3, 3});
+  WeightSource source;
+  source.path = "lightning";
+  source.tensors = theirs;
+  const ImportHints hints = {"dit", R"({"network": {"num_heads": 2}})"};
+  const ImportedWeights weights = import_weights(source, hints);
+  EXPECT_EQ(weights.tensors.size(), state(*model).size());
+  EXPECT_THAT(weights.assumed, ::testing::Contains(HasSubstr("no class")));
+  EXPECT_THROW(import_weights(source, {"dot", "{}"}), UsageError);
+  EXPECT_THROW(import_weights(source, {"dit", R"({"network": 3})"}), UsageError);
+}
+
+// What EDM has no class for must not come back as something else.
+TEST_F(WeightFiles, VelocitiesAreNotWrittenAsDenoisers) {
+  const std::string spec = R"({"network": {"type": "ddpmpp", "model_channels": 8,
+    "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}, "preconditioning":
+    {"type": "flow"}, "sample_shape": [1, 4, 4], "label_dim": 0})";
+  const TensorMap tensors = state(*random_model(spec));
+  for (const WeightLayout& layout : weight_layouts())
+    if (layout.write) {
+      EXPECT_TRUE(layout.write(spec, tensors).empty()) << layout.name;
+    }
 }
 
 }  // namespace

@@ -109,11 +109,17 @@ class TorchFile {
   // The value at a dotted key (TorchFlattenOptions::key). Throws DataError naming the
   // part that is not there and what is.
   const PickleValue& at(std::string_view key) const;
+  // Same; nullptr where it is not there. Both throw DataError for a file made so that a
+  // key reads in too many ways.
+  const PickleValue* find(std::string_view key) const;
   // All tensors under a key, in the order of the file, named by the path to them with
   // dots. Modules (torch.nn, EDM's persistent classes) have the names of their
   // state_dict. A tensor alone is called by the last part of the key, or "tensor". What
   // is no tensor is passed over. Throws DataError for two tensors of one name.
   std::vector<TorchEntry> flatten(const TorchFlattenOptions& options = {}) const;
+  // Same, of a value of this file; options.key only names a tensor alone.
+  std::vector<TorchEntry> flatten(const PickleValue& value,
+                                  const TorchFlattenOptions& options = {}) const;
 
  private:
   struct Impl;

@@ -28,18 +28,26 @@ const PickleValue* torch_child(const PickleValue& value, std::string_view key) {
   return index < value.elements().size() ? value.elements()[index] : nullptr;
 }
 
-// The longest way that was found, for the error.
+// The longest way that was found, for the error; how many were tried.
 struct TorchReached {
   const PickleValue* value;
   std::string_view rest;
+  std::size_t visits = 0;
 };
 
 // The longest key first, so that a key with dots in it is found whole.
 const PickleValue* torch_find(const PickleValue& value, std::string_view key,
                               TorchReached& reached) {
-  if (key.size() < reached.rest.size()) reached = {&value, key};
+  if (key.size() < reached.rest.size()) {
+    reached.value = &value;
+    reached.rest = key;
+  }
   for (std::size_t end = key.size(); end != std::string_view::npos && end > 0;
        end = key.rfind('.', end - 1)) {
+    // Dotted keys inside each other can be made to part in exponentially many ways.
+    constexpr std::size_t kMostVisits = 10000;
+    if (++reached.visits > kMostVisits)
+      value.refuse("a key with dots", "keys that read in fewer ways");
     const PickleValue* child = torch_child(value, key.substr(0, end));
     if (child) {
       if (end == key.size()) return child;
@@ -170,6 +178,12 @@ const PickleValue* pickled_module_state(const PickleValue& value) {
   return state && state->find("_parameters") && state->find("_modules") ? state : nullptr;
 }
 
+const PickleValue* TorchFile::find(std::string_view key) const {
+  if (key.empty()) return &root();
+  TorchReached reached{&root(), key};
+  return torch_find(root(), key, reached);
+}
+
 const PickleValue& TorchFile::at(std::string_view key) const {
   if (key.empty()) return root();
   TorchReached reached{&root(), key};
@@ -188,8 +202,13 @@ const PickleValue& TorchFile::at(std::string_view key) const {
 }
 
 std::vector<TorchEntry> TorchFile::flatten(const TorchFlattenOptions& options) const {
+  return flatten(at(options.key), options);
+}
+
+std::vector<TorchEntry> TorchFile::flatten(const PickleValue& value,
+                                           const TorchFlattenOptions& options) const {
   TorchWalk walk(*this, options);
-  walk.visit(at(options.key), "", 0);
+  walk.visit(value, "", 0);
   return std::move(walk.entries);
 }
 

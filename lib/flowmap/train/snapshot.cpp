@@ -83,18 +83,23 @@ void check_same_tensors(const std::string& path, const TensorMap& tensors,
   throw DataError(path, {}, "the tensors of this architecture", got);
 }
 
-// Copies what fits under the model's names. Returns the number copied.
-int64_t copy_fitting(const std::string& path, const TensorMap& tensors, Model& model) {
+// Copies what fits under the model's names.
+LoadReport copy_fitting(const std::string& path, const TensorMap& tensors, Model& model) {
   const at::NoGradGuard no_grad;
-  int64_t copied = 0;
+  const auto parameters = model.named_parameters();
+  LoadReport report;
+  report.in_file = static_cast<int64_t>(tensors.size());
+  report.parameters = static_cast<int64_t>(parameters.size());
   for (auto& [name, target] : state_of(model)) {
+    ++report.in_model;
     const auto found = tensors.find(name);
     if (found == tensors.end() || found->second.sizes() != target.sizes()) continue;
     check_finite_weight(path, name, found->second);
     at::Tensor(target).copy_(found->second);
-    ++copied;
+    ++report.copied;
+    if (parameters.contains(name)) ++report.parameters_copied;
   }
-  return copied;
+  return report;
 }
 
 void read_method_defaults(const std::string& path, Snapshot& snapshot) {
@@ -173,15 +178,21 @@ Snapshot load_snapshot(const std::filesystem::path& path, const LoadOptions& opt
   snapshot.metadata = imported.metadata;
   snapshot.spec_json = imported.spec_json;
   snapshot.layout = imported.layout;
+  snapshot.assumed = imported.assumed;
   snapshot.model = model_of_weights(imported.spec_json, imported.tensors, path);
   read_method_defaults(path.string(), snapshot);
   return snapshot;
 }
 
-int64_t load_weights(const std::filesystem::path& path, Model& model, bool partial) {
-  const ImportedWeights imported = import_weights(open_weights(path));
+int64_t load_weights(const std::filesystem::path& path, Model& model, bool partial,
+                     const LoadOptions& options, LoadReport* report) {
+  const ImportedWeights imported =
+      import_weights(open_weights(path, options.key), options.hints);
   if (!partial) check_same_tensors(path.string(), imported.tensors, state_of(model));
-  return copy_fitting(path.string(), imported.tensors, model);
+  LoadReport done = copy_fitting(path.string(), imported.tensors, model);
+  done.spec_json = imported.spec_json;
+  if (report) *report = done;
+  return done.copied;
 }
 
 void record_score(const std::filesystem::path& path, const std::string& name,

@@ -25,6 +25,7 @@ struct Snapshot {
   // Out of metadata "method": default_sampler, default_steps ("" / 0 if not stated).
   std::string default_sampler;
   int64_t default_steps = 0;
+  std::vector<std::string> assumed;  // what the file did not say (ImportedWeights)
   std::string layout;  // whose names the file had: "flowmap", "edm", ... (weights/layout.h)
 };
 
@@ -47,9 +48,18 @@ void save_snapshot(const std::filesystem::path& path, const Model& model,
 // UsageError: not weights; missing, unexpected or mis-shaped tensors are listed. Refuses
 // weights that are not finite, naming the tensor.
 Snapshot load_snapshot(const std::filesystem::path& path, const LoadOptions& options = {});
+// What load_weights did; counts are of tensors.
+struct LoadReport {
+  int64_t copied = 0, in_file = 0, in_model = 0;  // parameters and buffers
+  int64_t parameters_copied = 0, parameters = 0;  // of the model, without buffers
+  std::string spec_json;  // of the file's model
+};
+
 // Loads tensors only, into a model that is there; names and shapes must agree unless
-// `partial`, which copies what fits and returns the number copied. Of the same files.
-int64_t load_weights(const std::filesystem::path& path, Model& model, bool partial);
+// `partial`, which copies what fits. Returns the number copied. Of the same files as
+// load_snapshot; `report` may be null.
+int64_t load_weights(const std::filesystem::path& path, Model& model, bool partial,
+                     const LoadOptions& options = {}, LoadReport* report = nullptr);
 // A model of the specification with the given weights, by the names of its state dict;
 // `path` is for errors, which are load_snapshot's.
 std::shared_ptr<Model> model_of_weights(const std::string& spec_json,

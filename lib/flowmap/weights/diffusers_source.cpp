@@ -4,23 +4,27 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
+#include "flowmap/weights/json_spec.h"
 #include "flowmap/weights/source.h"
 
 namespace fs = std::filesystem;
 
 namespace flowmap {
+namespace {
+
+nlohmann::json json_file(const fs::path& path) {
+  return nlohmann::json::parse(checked_json_object(read_file(path), path.string()));
+}
+
+}  // namespace
 
 WeightSource open_diffusers_folder(const fs::path& folder) {
-  auto config = nlohmann::json::parse(read_file(folder / "config.json"), nullptr, false);
-  if (!config.is_object())
-    throw DataError((folder / "config.json").string(), {}, "a JSON object", "something else");
+  auto config = json_file(folder / "config.json");
   // The diffusion it learned stands in a file of the pipeline.
   for (const fs::path& path : {folder / "scheduler_config.json",
                                folder / ".." / "scheduler" / "scheduler_config.json"}) {
     if (!fs::exists(path)) continue;
-    config["_scheduler"] = nlohmann::json::parse(read_file(path), nullptr, false);
-    if (!config["_scheduler"].is_object())
-      throw DataError(path.string(), {}, "a JSON object", "something else");
+    config["_scheduler"] = json_file(path);
     break;
   }
   constexpr std::array<const char*, 6> kWeights = {

@@ -41,7 +41,9 @@ json options_from_diffusers(const WeightSource& source) {
   return network;
 }
 
-std::string dit_spec(const WeightSource& source, const ImportHints& hints) {
+// What had to be assumed is added to `assumed`.
+std::string dit_spec(const WeightSource& source, const ImportHints& hints,
+                     std::vector<std::string>& assumed) {
   const bool mean_flow = has_weight(source, "gap_embedder.mlp.0.weight");
   std::string type = hints.arch == "dit" || hints.arch == "sit" ? hints.arch : "";
   if (type.empty() && mean_flow) type = "sit";
@@ -51,12 +53,10 @@ std::string dit_spec(const WeightSource& source, const ImportHints& hints) {
   FM_CHECK_USAGE(!type.empty(), source.path.string(),
                  ": DiT and SiT have the same tensors; say which with --arch dit (index "
                  "of a diffusion, predicts noise) or --arch sit (velocity)");
-  const at::Tensor& patches = weight_at(source, "x_embedder.proj.weight");
-  if (patches.dim() != 4)
-    throw DataError(source.path.string(), {}, "x_embedder.proj.weight of four dimensions",
-                    shape_text(patches.sizes()));
-  const int64_t width = patches.size(0), channels = patches.size(1),
-                patch = patches.size(2);
+  const std::string stem = "x_embedder.proj.weight";
+  const int64_t width = weight_size(source, stem, 0),
+                channels = weight_size(source, stem, 1),
+                patch = weight_size(source, stem, 2);
   json network = options_from_diffusers(source);
   network.update({{"type", type},
                   {"hidden_size", width},
@@ -83,7 +83,7 @@ std::string dit_spec(const WeightSource& source, const ImportHints& hints) {
 
   json spec = {{"network", network}};
   if (has_weight(source, "pos_embed")) {
-    const int64_t tokens = weight_at(source, "pos_embed").size(1);
+    const int64_t tokens = weight_size(source, "pos_embed", 1);
     const auto side = static_cast<int64_t>(std::lround(std::sqrt(tokens)));
     if (side * side != tokens)
       throw DataError(source.path.string(), {}, "positions of a square image",
@@ -93,11 +93,15 @@ std::string dit_spec(const WeightSource& source, const ImportHints& hints) {
   } else {
     const json config =
         json::parse(source.config_json.empty() ? "{}" : source.config_json);
+    if (!config.contains("sample_size")) assumed.emplace_back("samples of 32x32");
     const int64_t size = config.value("sample_size", int64_t{32});
     spec["sample_shape"] = {channels, size, size};
   }
   const bool labelled = has_weight(source, "y_embedder.embedding_table.weight");
   // One row more than classes, for the null class, unless the hints say there is none.
+  if (labelled && hints.options.find("label_dim") == std::string::npos)
+    assumed.emplace_back("the last row of the label table means no class (else: "
+                         "--arch-options label_dim=N network.class_dropout_prob=0)");
   spec["label_dim"] =
       labelled ? weight_rows(source, "y_embedder.embedding_table.weight") - 1 : 0;
   json& preconditioning = spec["preconditioning"];
@@ -115,18 +119,30 @@ ImportedWeights read_dit(const WeightSource& given, const ImportHints& hints) {
   WeightSource source = given;
   // MeanFlow's second embedding, of the gap between its times.
   source.tensors.merge(renamed_below(given.tensors, "r_embedder.", "gap_embedder."));
-  std::erase_if(source.tensors,
-                [](const auto& item) { return item.first.starts_with("r_embedder."); });
+  // REPA's heads onto another network's features serve its training only.
+  std::erase_if(source.tensors, [](const auto& item) {
+    return item.first.starts_with("r_embedder.") || item.first.starts_with("projectors.");
+  });
   ImportedWeights result;
-  result.spec_json = dit_spec(source, hints);
+  result.spec_json = dit_spec(source, hints, result.assumed);
   result.tensors = renamed_below(source.tensors, "", "model.");
   return result;
 }
 
 TensorMap write_dit(const std::string& spec_json, const TensorMap& tensors) {
-  const std::string type = json::parse(spec_json)["network"].value("type", "");
+  const json spec = json::parse(spec_json);
+  const std::string type = spec["network"].value("type", "");
   if (type != "dit" && type != "sit") return {};
-  return renamed_below(tensors, "model.", "");
+  TensorMap result = renamed_below(tensors, "model.", "");
+  const json& preconditioning = spec["preconditioning"];
+  if (!preconditioning.value("two_times", false)) return result;
+  // Of two-time transformers only MeanFlow's has names: noise at 1, a gap embedding.
+  if (!preconditioning.value("reverse_time", false)) return {};
+  result.merge(renamed_below(result, "gap_embedder.", "r_embedder."));
+  std::erase_if(result, [](const auto& item) {
+    return item.first.starts_with("gap_embedder.");
+  });
+  return result;
 }
 
 // diffusers: DiTTransformer2DModel.
@@ -190,7 +206,9 @@ ImportedWeights read_diffusers_dit(const WeightSource& source, const ImportHints
 
 TensorMap write_diffusers_dit(const std::string& spec_json, const TensorMap& tensors) {
   const json spec = json::parse(spec_json);
-  if (spec["network"].value("type", "") != "dit") return {};
+  if (spec["network"].value("type", "") != "dit" ||
+      spec["preconditioning"].value("two_times", false))
+    return {};
   TensorMap result;
   const auto give = [&](const std::string& ours, const std::string& theirs) {
     for (const char* part : kParts)
@@ -227,7 +245,7 @@ std::string diffusers_dit_config(const std::string& spec_json) {
       {"dropout", 0.0},
       {"in_channels", channels},
       {"norm_elementwise_affine", false},
-      {"norm_eps", 1e-5},
+      {"norm_eps", 1e-6},
       {"norm_num_groups", 32},
       {"norm_type", "ada_norm_zero"},
       {"num_attention_heads", heads},

@@ -1,4 +1,4 @@
-// EDM, EDM2 and what descends from them (SiD, ECT, ...): their names are ours.
+// EDM, EDM2 and what descends from them (SiD, ...): their names are ours.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -95,7 +95,8 @@ json spec_from_arguments(const WeightSource& source, const json& config) {
   return spec;
 }
 
-json spec_from_shapes(const WeightSource& source, const std::string& prefix) {
+json spec_from_shapes(const WeightSource& source, const std::string& prefix,
+                      std::vector<std::string>& assumed) {
   json spec = json::parse(unet_options_from_shapes(source, prefix));
   const json sample = spec["sample_shape"];
   const auto out = spec["out_channels"].get<int64_t>();
@@ -107,7 +108,10 @@ json spec_from_shapes(const WeightSource& source, const std::string& prefix) {
       preconditioning["logvar_channels"] = weight_rows(source, "logvar_fourier.freqs");
   } else {
     // iDDPM's networks predict the variance as well.
-    preconditioning["type"] = out == 2 * sample[0].get<int64_t>() ? "iddpm" : "edm";
+    const std::string type = out == 2 * sample[0].get<int64_t>() ? "iddpm" : "edm";
+    preconditioning["type"] = type;
+    assumed.push_back("a denoiser preconditioned as " + type +
+                      " (else: --arch-options preconditioning.type=vp, ve, flow, ...)");
   }
   return spec;
 }
@@ -118,13 +122,15 @@ ImportedWeights read_edm(const WeightSource& source, const ImportHints& hints) {
     throw DataError(source.path.string(), {}, "tensors named as EDM's ('model.enc...')",
                     "other names");
   const json config = json::parse(source.config_json.empty() ? "{}" : source.config_json);
-  const json found = config.contains("class") ? spec_from_arguments(source, config)
-                                              : spec_from_shapes(source, prefix);
+  ImportedWeights result;
+  const json found = config.contains("class")
+                         ? spec_from_arguments(source, config)
+                         : spec_from_shapes(source, prefix, result.assumed);
+  if (hints.options.find("preconditioning") != std::string::npos) result.assumed.clear();
   const json spec = json::parse(with_hints(found.dump(), hints));
   FM_CHECK_USAGE(spec["network"].value("channels_per_head", 1) > 0, source.path.string(),
                  ": its attention is narrower than 64 channels, so the width of a head "
                  "must be told: --arch-options network.channels_per_head=N");
-  ImportedWeights result;
   result.spec_json = spec.dump();
   result.tensors = renamed_below(source.tensors, prefix, "model.");
   for (const char* beside : {"logvar_fourier.", "logvar_linear."})
@@ -136,6 +142,9 @@ ImportedWeights read_edm(const WeightSource& source, const ImportHints& hints) {
 TensorMap write_edm(const std::string& spec_json, const TensorMap& tensors) {
   const json spec = json::parse(spec_json);
   const std::string type = spec["network"].value("type", "");
+  // EDM has no class for velocities and flow maps: read back they would be denoisers.
+  const std::string around = spec["preconditioning"].value("type", "flow");
+  if (around == "flow" || around == "ddpm") return {};
   if (type == "ddpmpp" || type == "ncsnpp" || type == "adm") return tensors;
   if (type != "edm2") return {};
   TensorMap result = renamed_below(tensors, "model.", "unet.");
@@ -147,7 +156,7 @@ TensorMap write_edm(const std::string& spec_json, const TensorMap& tensors) {
 
 extern const WeightLayout kEdmLayout;
 const WeightLayout kEdmLayout = {
-    "edm", "EDM, EDM2, SiD, ECT: pickles with constructor arguments, or bare weights",
+    "edm", "EDM, EDM2, SiD: pickles with constructor arguments, or bare weights",
     is_edm, read_edm, write_edm, nullptr};
 
 }  // namespace flowmap

@@ -83,7 +83,9 @@ json level_options(const std::vector<EncoderLevel>& levels, int64_t model_channe
 }
 
 // {1, 3, 3, 1} out of the outer product of its normalised self.
-json filter_taps(const at::Tensor& filter) {
+json filter_taps(const WeightSource& source, const std::string& name) {
+  weight_size(source, name, 3);
+  const at::Tensor& filter = weight_at(source, name);
   const at::Tensor sums = filter.to(at::kDouble).reshape({filter.size(-2), -1}).sum(1);
   const double least = sums.min().item<double>();
   json taps = json::array();
@@ -93,11 +95,7 @@ json filter_taps(const at::Tensor& filter) {
 }
 
 int64_t columns(const WeightSource& source, const std::string& name) {
-  const at::Tensor& weight = weight_at(source, name);
-  if (weight.dim() < 2)
-    throw DataError(source.path.string(), {}, "'" + name + "' of two dimensions or more",
-                    shape_text(weight.sizes()));
-  return weight.size(1);
+  return weight_size(source, name, 1);
 }
 
 std::string level_text(int64_t size) {
@@ -116,8 +114,8 @@ json song_options(const WeightSource& source, const std::string& prefix) {
       weight_rows(source, prefix + "map_layer0.weight") / model_channels;
   network["embedding_type"] =
       has_weight(source, prefix + "map_noise.freqs") ? "fourier" : "positional";
-  const at::Tensor& affine = weight_at(source, top + "_block0.affine.weight");
-  network["adaptive_scale"] = affine.size(0) == 2 * levels.front().channels;
+  network["adaptive_scale"] = weight_rows(source, top + "_block0.affine.weight") ==
+                              2 * levels.front().channels;
   network["encoder_type"] = "standard";
   network["decoder_type"] = "standard";
   for (const auto& [name, tensor] : source.tensors) {
@@ -125,7 +123,7 @@ json song_options(const WeightSource& source, const std::string& prefix) {
     if (name.find("_aux_residual.") != std::string::npos)
       network["encoder_type"] = "residual";
     if (name.find("_aux_up.") != std::string::npos) network["decoder_type"] = "skip";
-    if (name.ends_with("resample_filter")) network["resample_filter"] = filter_taps(tensor);
+    if (name.ends_with("resample_filter")) network["resample_filter"] = filter_taps(source, name);
   }
   if (has_weight(source, prefix + "map_augment.weight"))
     network["augment_dim"] = columns(source, prefix + "map_augment.weight");
@@ -172,7 +170,7 @@ json edm2_options(const WeightSource& source, const std::string& prefix) {
   network["type"] = "edm2";
   // Heads are 64 wide unless told: they do not show, but that there are some does.
   for (const auto& [name, tensor] : source.tensors)
-    if (name.ends_with("attn_proj.weight") && tensor.size(0) < 64)
+    if (name.ends_with("attn_proj.weight") && weight_rows(source, name) < 64)
       network["channels_per_head"] = 0;  // to be told
   const int64_t noise = weight_rows(source, prefix + "emb_fourier.freqs");
   const int64_t emb = weight_rows(source, prefix + "emb_noise.weight");

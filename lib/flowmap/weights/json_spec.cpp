@@ -19,12 +19,14 @@ bool has_weight(const WeightSource& source, const std::string& name) {
   return source.tensors.contains(name);
 }
 
-int64_t weight_rows(const WeightSource& source, const std::string& name) {
+int64_t weight_size(const WeightSource& source, const std::string& name, int64_t dim) {
   const at::Tensor& tensor = weight_at(source, name);
-  if (tensor.dim() == 0)
-    throw DataError(source.path.string(), {}, "'" + name + "' with dimensions",
-                    "a lone number");
-  return tensor.size(0);
+  if (dim >= tensor.dim() || tensor.size(dim) < 1)
+    throw DataError(source.path.string(), {},
+                    "'" + name + "' of " + std::to_string(dim + 1) +
+                        " dimensions or more, none of them empty",
+                    "shape " + shape_text(tensor.sizes()));
+  return tensor.size(dim);
 }
 
 int64_t count_numbered(const WeightSource& source, const std::string& prefix) {
@@ -50,8 +52,30 @@ std::string with_hints(const std::string& spec_json, const ImportHints& hints) {
   const auto options = nlohmann::json::parse(hints.options, nullptr, false);
   FM_CHECK_USAGE(options.is_object(), "--arch-options: a JSON object is expected, not '",
                  hints.options, "'");
+  for (const char* section : {"network", "preconditioning"})
+    FM_CHECK_USAGE(!options.contains(section) || options[section].is_object(),
+                   "--arch-options: '", section, "' is a section; give ", section,
+                   ".KEY=VALUE");
   spec.merge_patch(options);
   return spec.dump();
+}
+
+std::string checked_json_object(const std::string& text, const std::string& where) {
+  // nlohmann's parser keeps its own stack; what is later done with the value (dump, copy)
+  // recurses, so depth is refused while it is read.
+  constexpr int kMostLevels = 64;
+  using Event = nlohmann::json::parse_event_t;
+  const auto shallow = [&](int depth, Event event, nlohmann::json&) {
+    if ((event == Event::object_start || event == Event::array_start) &&
+        depth >= kMostLevels)
+      throw DataError(where, {}, "JSON of at most 64 levels", "more");
+    return true;
+  };
+  const auto object = nlohmann::json::parse(text, shallow, false);
+  if (!object.is_object())
+    throw DataError(where, {}, "a JSON object",
+                    object.is_discarded() ? "text that is no JSON" : "another JSON value");
+  return object.dump();
 }
 
 }  // namespace flowmap

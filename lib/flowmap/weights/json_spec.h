@@ -12,8 +12,11 @@ namespace flowmap {
 // The tensor, or DataError naming the file.
 const at::Tensor& weight_at(const WeightSource& source, const std::string& name);
 bool has_weight(const WeightSource& source, const std::string& name);
-// First dimension of a tensor.
-int64_t weight_rows(const WeightSource& source, const std::string& name);
+// Size of a tensor's dimension, at least 1. Throws DataError where it is 0 or not there.
+int64_t weight_size(const WeightSource& source, const std::string& name, int64_t dim);
+inline int64_t weight_rows(const WeightSource& source, const std::string& name) {
+  return weight_size(source, name, 0);
+}
 // Number of i = 0, 1, ... for which a name starts with prefix + i + ".".
 int64_t count_numbered(const WeightSource& source, const std::string& prefix);
 // Tensors below `prefix`, renamed to `replacement` + rest.
@@ -22,5 +25,9 @@ TensorMap renamed_below(const TensorMap& tensors, std::string_view prefix,
 // The specification with hints.options merged over it. Throws UsageError where those are no
 // JSON object.
 std::string with_hints(const std::string& spec_json, const ImportHints& hints);
+// A JSON object as normalised text (keys sorted, no spaces), safe to parse again. `where`
+// names its place for errors (a file, "FILE: metadata KEY"). Throws DataError for another
+// content, and for more than 64 levels of objects and lists.
+std::string checked_json_object(const std::string& text, const std::string& where);
 
 }  // namespace flowmap

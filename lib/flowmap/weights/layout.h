@@ -22,6 +22,8 @@ struct ImportedWeights {
   std::string layout;     // its name
   std::string spec_json;  // for make_model
   TensorMap tensors;      // by the names of that model's state dict
+  // What neither the file nor the hints said, for the user to read.
+  std::vector<std::string> assumed;
   // For the metadata of a snapshot: "method" (default sampler and steps), "ema", ...
   std::map<std::string, std::string> metadata;
 };

@@ -34,22 +34,22 @@ bool is_slimflow(const WeightSource& source) {
 NumberedModule describe_module(const WeightSource& source, int64_t number) {
   NumberedModule m;
   m.name = "all_modules." + std::to_string(number) + ".";
-  const auto at_name = [&](const char* part) -> const at::Tensor& {
-    return weight_at(source, m.name + part);
+  const auto size = [&](const char* part, int64_t dim) {
+    return weight_size(source, m.name + part, dim);
   };
   if (has_weight(source, m.name + "Conv_0.weight")) {
     m.kind = ModuleKind::block;
-    m.out = at_name("Conv_0.weight").size(0);
-    m.in = at_name("Conv_0.weight").size(1);
+    m.out = size("Conv_0.weight", 0);
+    m.in = size("Conv_0.weight", 1);
     m.has_skip = has_weight(source, m.name + "Conv_2.weight");
   } else if (has_weight(source, m.name + "NIN_0.W")) {
     m.kind = ModuleKind::attention;
-    m.in = m.out = at_name("NIN_0.W").size(0);
+    m.in = m.out = size("NIN_0.W", 0);
   } else if (has_weight(source, m.name + "W")) {
     m.kind = ModuleKind::fourier;
-    m.out = 2 * at_name("W").size(0);
+    m.out = 2 * size("W", 0);
   } else {
-    const at::Tensor& weight = at_name("weight");
+    const at::Tensor& weight = weight_at(source, m.name + "weight");
     if (weight.dim() != 1 && weight.dim() != 2 && weight.dim() != 4)
       throw DataError(source.path.string(), {},
                       "a linear layer, a convolution or a norm at " + m.name,
@@ -57,8 +57,8 @@ NumberedModule describe_module(const WeightSource& source, int64_t number) {
     m.kind = weight.dim() == 1   ? ModuleKind::norm
              : weight.dim() == 2 ? ModuleKind::linear
                                  : ModuleKind::conv;
-    m.out = weight.size(0);
-    m.in = weight.dim() > 1 ? weight.size(1) : weight.size(0);
+    m.out = size("weight", 0);
+    m.in = weight.dim() > 1 ? size("weight", 1) : m.out;
   }
   return m;
 }
@@ -205,9 +205,9 @@ ImportedWeights read_slimflow(const WeightSource& source, const ImportHints& hin
 
   // The size of the image is nowhere in the weights.
   const json given = json::parse(with_hints("{}", hints));
-  const int64_t size = given.contains("sample_shape") && given["sample_shape"].size() == 3
-                           ? given["sample_shape"][1].get<int64_t>()
-                           : 32;
+  const json shape = given.value("sample_shape", json());
+  const bool told = shape.is_array() && shape.size() == 3 && shape[1].is_number_integer();
+  const int64_t size = told ? shape[1].get<int64_t>() : 32;
   const auto level_name = [&](int64_t level) {
     const std::string text = std::to_string(size >> level);
     return text + "x" + text;
@@ -222,6 +222,8 @@ ImportedWeights read_slimflow(const WeightSource& source, const ImportHints& hin
                   {"attn_resolutions", json::array()}};
   for (const int64_t level : u.attends) network["attn_resolutions"].push_back(size >> level);
   ImportedWeights result;
+  if (!told) result.assumed.emplace_back("images of 32x32 (else: --arch-options "
+                                         "sample_shape=[C,H,W])");
   const auto name_of = [&](const Slot& slot) {
     const std::size_t digits = slot.name.find('.') + 1, bar = slot.name.find('_');
     const int64_t level = std::stoll(slot.name.substr(digits, bar - digits));

@@ -48,10 +48,13 @@ fs::path weights_in_folder(const fs::path& folder) {
 
 WeightSource open_weights(const fs::path& path, const std::string& key) {
   if (fs::is_directory(path)) {
-    if (fs::exists(path / "config.json")) return open_diffusers_folder(path);
-    for (const char* part : {"unet", "transformer"})  // the folder of a whole pipeline
-      if (fs::exists(path / part / "config.json"))
-        return open_diffusers_folder(path / part);
+    // Alone, or in the folder of a whole pipeline.
+    for (const fs::path& part : {path, path / "unet", path / "transformer"}) {
+      if (!fs::exists(part / "config.json")) continue;
+      FM_CHECK_USAGE(key.empty(), "--key: ", part.string(),
+                     " is a folder of diffusers, which holds one network; leave --key away");
+      return open_diffusers_folder(part);
+    }
     return open_weights(weights_in_folder(path), key);
   }
   const std::string head = head_of(path);
