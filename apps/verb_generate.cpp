@@ -72,7 +72,8 @@ void declare_generate(CLI::App& app, GenerateOptions& o) {
       ->check(whole_number(1, 4096))
       ->capture_default_str();
   app.add_option("--npz", o.files.npz,
-                 "npz: arr_0 bytes [N,H,W,C], arr_1 classes; points [N,d] for point sets")
+                 "npz: arr_0 bytes [N,H,W,C], arr_1 classes; points [N,d] for point sets; "
+                 "samples float32 [N,C,H,W] and labels for latents")
       ->check(not_empty());
   app.add_option("--raw", o.files.raw,
                  "safetensors: images, floats [N,C,H,W] before they become bytes; points")
