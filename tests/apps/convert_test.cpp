@@ -162,7 +162,7 @@ TEST_F(Convert, WrongInputIsRefusedInOneLine) {
           "network.num_blocks=2", 1, "missing");
   EXPECT_EQ(run("convert --source dit.safetensors --dest dit.pt").code, 0);
   refused("--source dit.pt --dest x.safetensors", 2, "--arch dit");
-  refused("--source dit.pt --dest x.safetensors --key ema", 1, "ema");
+  refused("--source dit.pt --dest x.safetensors --key ema", 2, "one network at the top");
   for (const char* name : {"x.safetensors", "x.pt", "folder"})
     EXPECT_FALSE(fs::exists(path(name))) << name;
 }
