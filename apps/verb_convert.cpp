@@ -53,14 +53,19 @@ TensorMap in_wanted_type(TensorMap tensors, bool half) {
   return tensors;
 }
 
-// The layout that writes this network, by name or the first that can.
-const WeightLayout& writing_layout(const std::string& wanted, const ImportedWeights& weights,
-                                   bool folder) {
+struct Written {
+  const WeightLayout* layout;
+  TensorMap tensors;  // under its names
+};
+
+// By the layout of that name, or the first that can.
+Written write_names(const std::string& wanted, const ImportedWeights& weights, bool folder) {
   std::vector<std::string> able;
   for (const WeightLayout& layout : weight_layouts()) {
     if (!layout.write || (folder && !layout.write_config)) continue;
-    if (layout.write(weights.spec_json, weights.tensors).empty()) continue;
-    if (wanted.empty() || wanted == layout.name) return layout;
+    TensorMap tensors = layout.write(weights.spec_json, weights.tensors);
+    if (tensors.empty()) continue;
+    if (wanted.empty() || wanted == layout.name) return {&layout, std::move(tensors)};
     able.emplace_back(layout.name);
   }
   throw UsageError(
@@ -153,14 +158,13 @@ int run_convert(std::span<const std::string> words) {
     save_tensors(dest, weights.tensors,
                  snapshot_metadata(weights.spec_json, weights.metadata));
   } else {
-    const WeightLayout& layout =
-        writing_layout(a.layout, weights, target == Target::folder);
-    const TensorMap renamed = layout.write(weights.spec_json, weights.tensors);
+    const Written written = write_names(a.layout, weights, target == Target::folder);
     if (target == Target::torch) {
       prepare_output(dest, a.overwrite, "--dest");
-      write_torch(dest, renamed);
+      write_torch(dest, written.tensors);
     } else {
-      write_folder(dest, renamed, layout.write_config(weights.spec_json), a.overwrite);
+      write_folder(dest, written.tensors, written.layout->write_config(weights.spec_json),
+                   a.overwrite);
     }
   }
   for (const std::string& what : weights.assumed) log_line("assumed: " + what);

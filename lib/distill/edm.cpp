@@ -3,6 +3,7 @@
 
 #include "distill/flow_map_losses.h"
 #include "distill/method.h"
+#include "distill/noise_levels.h"
 #include "flowmap/base/error.h"
 
 namespace flowmap::distill {
@@ -14,8 +15,7 @@ class EdmLoss : public Task {
  public:
   explicit EdmLoss(const BuildContext& context) {
     const Config options = context.config.child("method");
-    p_mean_ = options.number("P_mean", -1.2, -10, 10);
-    p_std_ = options.number("P_std", 1.2, 1e-6, 10);
+    levels_ = read_noise_levels(options, -1.2, 1.2);
     const std::string preconditioning =
         context.config.child("preconditioning").string("type");
     FM_CHECK_USAGE(preconditioning == "edm",
@@ -29,11 +29,7 @@ class EdmLoss : public Task {
 
   LossResult loss(const Turn&, const Batch& batch, const StepContext& step) override {
     Model& model = *players_[0].model;
-    const at::Device device = batch.x.device();
-    const at::Tensor sigma =
-        (step.draw.normal("sigma", {}) * p_std_ + p_mean_).exp().to(device);
-    const at::Tensor noise =
-        step.draw.normal("noise", batch.x.sizes().slice(1)).to(device);
+    const auto [sigma, noise] = levels_.draw(step.draw, batch.x);
     Context context = step.training_context(step.draw);
     const Condition condition{batch.labels, {}, {}};
     const at::Tensor raw =
@@ -47,7 +43,7 @@ class EdmLoss : public Task {
   }
 
  private:
-  double p_mean_, p_std_;
+  NoiseLevels levels_;
   std::vector<Player> players_;
 };
 

@@ -5,6 +5,7 @@
 
 #include "distill/flow_map_losses.h"
 #include "distill/method.h"
+#include "distill/noise_levels.h"
 #include "flowmap/base/error.h"
 
 namespace flowmap::distill {
@@ -28,8 +29,7 @@ class Edm2Loss : public Task {
  public:
   explicit Edm2Loss(const BuildContext& context) {
     const Config options = context.config.child("method");
-    p_mean_ = options.number("P_mean", -0.4, -10, 10);
-    p_std_ = options.number("P_std", 1, 1e-6, 10);
+    levels_ = read_noise_levels(options, -0.4, 1);
     players_.push_back(make_student(context));
     FM_CHECK_USAGE(players_[0].model->has_log_variance(),
                    context.config.where("preconditioning.type"),
@@ -40,11 +40,7 @@ class Edm2Loss : public Task {
   std::vector<Player>& players() override { return players_; }
 
   LossResult loss(const Turn&, const Batch& batch, const StepContext& step) override {
-    const at::Device device = batch.x.device();
-    const at::Tensor sigma =
-        (step.draw.normal("sigma", {}) * p_std_ + p_mean_).exp().to(device);
-    const at::Tensor noise =
-        step.draw.normal("noise", batch.x.sizes().slice(1)).to(device);
+    const auto [sigma, noise] = levels_.draw(step.draw, batch.x);
     Context context = step.training_context(step.draw);
     const Condition condition{batch.labels, {}, {}};
     const UncertainLoss raw = uncertain_denoising_loss(
@@ -60,7 +56,7 @@ class Edm2Loss : public Task {
   }
 
  private:
-  double p_mean_, p_std_;
+  NoiseLevels levels_;
   std::vector<Player> players_;
 };
 

@@ -77,17 +77,22 @@ at::Tensor read_tensor(const SafetensorsReader& reader, std::string_view name) {
   return to_tensor(reader.read(name));
 }
 
+at::Tensor tensor_on(std::span<const std::byte> bytes, const std::vector<int64_t>& shape,
+                     DType dtype, std::shared_ptr<const void> keeps) {
+  const bool aligned =
+      reinterpret_cast<std::uintptr_t>(bytes.data()) % dtype_size(dtype) == 0;
+  if (dtype == DType::BOOL || bytes.empty() || !aligned)
+    return to_tensor({dtype, shape, {bytes.begin(), bytes.end()}});
+  void* data = const_cast<std::byte*>(bytes.data());
+  return at::from_blob(data, shape, [keeps = std::move(keeps)](void*) {},
+                       at::TensorOptions().dtype(scalar_type(dtype)));
+}
+
 at::Tensor mapped_tensor(const std::shared_ptr<const SafetensorsReader>& reader,
                          const SafetensorsEntry& entry) {
-  const std::span<const std::byte> bytes = reader->data(entry);
-  const std::size_t align = dtype_size(entry.dtype);
-  if (entry.dtype == DType::BOOL || bytes.empty() ||
-      reinterpret_cast<std::uintptr_t>(bytes.data()) % align != 0)
-    return read_tensor(*reader, entry.name);
-  // The map is private and writable.
-  void* data = const_cast<std::byte*>(bytes.data());
-  return at::from_blob(data, entry.shape, [reader](void*) {},
-                       at::TensorOptions().dtype(scalar_type(entry.dtype)));
+  // What a BOOL may hold is the reader's to check.
+  if (entry.dtype == DType::BOOL) return read_tensor(*reader, entry.name);
+  return tensor_on(reader->data(entry), entry.shape, entry.dtype, reader);
 }
 
 void save_tensors(const std::filesystem::path& path,

@@ -15,7 +15,7 @@
 #include "flowmap/ops.h"
 #include "flowmap/preconditioning.h"
 #include "tests/flowmap/edm_reference.h"
-#include "tests/flowmap/network_reference.h"
+#include "tests/support/network_reference.h"
 
 namespace flowmap {
 namespace {

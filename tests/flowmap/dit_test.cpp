@@ -16,7 +16,7 @@
 #include "flowmap/nn/guidance.h"
 #include "flowmap/nn/init.h"
 #include "flowmap/ops.h"
-#include "tests/flowmap/network_reference.h"
+#include "tests/support/network_reference.h"
 
 namespace flowmap {
 namespace {

@@ -11,7 +11,7 @@
 #include "flowmap/base/config.h"
 #include "flowmap/model.h"
 #include "flowmap/nn/init.h"
-#include "tests/flowmap/network_reference.h"
+#include "tests/support/network_reference.h"
 
 namespace flowmap::testing {
 

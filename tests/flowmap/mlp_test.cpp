@@ -9,7 +9,7 @@
 #include "flowmap/base/error.h"
 #include "flowmap/model.h"
 #include "flowmap/nn/init.h"
-#include "tests/flowmap/network_reference.h"
+#include "tests/support/network_reference.h"
 
 namespace flowmap {
 namespace {

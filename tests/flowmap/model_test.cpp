@@ -11,7 +11,7 @@
 #include "flowmap/nn/init.h"
 #include "flowmap/ops.h"
 #include "flowmap/preconditioning.h"
-#include "tests/flowmap/network_reference.h"
+#include "tests/support/network_reference.h"
 
 namespace flowmap {
 namespace {

@@ -21,7 +21,7 @@
 #include "flowmap/nn/layers.h"
 #include "flowmap/ops.h"
 #include "flowmap/precision.h"
-#include "tests/flowmap/network_reference.h"
+#include "tests/support/network_reference.h"
 
 namespace flowmap {
 namespace {

@@ -12,7 +12,7 @@
 #include "flowmap/model.h"
 #include "flowmap/ops.h"
 #include "tests/flowmap/edm_reference.h"
-#include "tests/flowmap/network_reference.h"
+#include "tests/support/network_reference.h"
 
 namespace flowmap {
 namespace {

@@ -20,7 +20,7 @@
 #include "flowmap/tensor_io.h"
 #include "flowmap/train/snapshot.h"
 #include "flowmap/weights/layout.h"
-#include "tests/flowmap/network_reference.h"
+#include "tests/support/network_reference.h"
 #include "tests/support/scratch.h"
 
 namespace flowmap {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "flowmap/network.h"
+#include "flowmap/nn/inputs.h"
 #include "flowmap/nn/layers.h"
 #include "flowmap/nn/unet_block.h"
 #include "flowmap/nn/unet_parts.h"
@@ -47,7 +48,7 @@ class DhariwalUNet : public Network {
 
   Dual forward(const Dual& input, const Dual& time, const Dual& time2,
                const Condition& condition, Context& context) override {
-    check_unet_inputs(shape_, input, time2, condition);
+    check_inputs(shape_, input, time2, condition);
     const UNetEmbeddings emb = mapping_->forward(time, time2, condition, context);
     const auto tap = [&](const std::string& name, const Dual& a) {
       if (context.taps) (*context.taps)[name] = a.value;

@@ -15,6 +15,7 @@
 #include "flowmap/nn/dit_layers.h"
 #include "flowmap/nn/gradient_checkpointing.h"
 #include "flowmap/nn/init.h"
+#include "flowmap/nn/inputs.h"
 #include "flowmap/nn/layers.h"
 #include "flowmap/ops.h"
 
@@ -77,8 +78,7 @@ void check_dit_shape(const DitOptions& o, const NetworkShape& shape) {
   FM_CHECK_USAGE(shape.sample.size() == 3,
                  "this transformer takes images {C, H, W}; for points use "
                  "network.type=mlp");
-  FM_CHECK_USAGE(shape.times == 1 || shape.times == 2, "a network has 1 or 2 times, not ",
-                 shape.times);
+  check_times(shape);
   const int64_t h = shape.sample[1], w = shape.sample[2];
   FM_CHECK_USAGE(h % o.patch_size == 0 && w % o.patch_size == 0, "network.patch_size=",
                  o.patch_size, " does not divide the image of ", h, "x", w,
@@ -145,13 +145,7 @@ at::Tensor DiffusionTransformer::embed_labels(const Condition& condition, int64_
 
 Dual DiffusionTransformer::forward(const Dual& x, const Dual& time, const Dual& time2,
                                    const Condition& condition, Context& context) {
-  FM_CHECK(x.value.dim() == 4 && x.value.sizes().slice(1) == at::IntArrayRef(shape_.sample),
-           "the network takes [B, ", at::IntArrayRef(shape_.sample), "], got ",
-           x.value.sizes());
-  FM_CHECK(time2.defined() == (shape_.times == 2), "the network has ", shape_.times,
-           shape_.times == 2 ? " times, got one" : " time, got two");
-  FM_CHECK_USAGE(!condition.guidance.defined(),
-                 "this network takes no guidance scale as an input");
+  check_inputs(shape_, x, time2, condition);
   Dual early = t_embedder_->forward(time), late;  // `late`: where the decoder's differs
   if (gap_embedder_)
     early = early + gap_embedder_->forward(time2);

@@ -12,6 +12,7 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/nn/gradient_checkpointing.h"
+#include "flowmap/nn/inputs.h"
 #include "flowmap/nn/mp_layers.h"
 #include "flowmap/nn/unet_parts.h"
 #include "flowmap/ops.h"
@@ -282,7 +283,7 @@ Dual Edm2UNet::decode(Dual x, const Dual& emb, std::vector<Dual>& skips,
 
 Dual Edm2UNet::forward(const Dual& input, const Dual& time, const Dual& time2,
                        const Condition& condition, Context& context) {
-  check_unet_inputs(shape_, input, time2, condition);
+  check_inputs(shape_, input, time2, condition);
   const at::Tensor labels = read_labels(condition, input.value.size(0), context);
   const bool halves = form("encoder_decoder");
   const Dual emb = embed(time, halves ? Dual() : time2, labels);

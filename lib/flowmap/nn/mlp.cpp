@@ -5,14 +5,14 @@
 #include <array>
 
 #include "flowmap/base/error.h"
+#include "flowmap/nn/inputs.h"
 #include "flowmap/ops.h"
 
 namespace flowmap {
 
 Mlp::Mlp(MlpOptions options, NetworkShape shape) : shape_(std::move(shape)) {
   FM_CHECK_USAGE(!shape_.sample.empty(), "network.type=mlp: the sample has no dimensions");
-  FM_CHECK_USAGE(shape_.times == 1 || shape_.times == 2, "a network has 1 or 2 times, not ",
-                 shape_.times);
+  check_times(shape_);
   for (const int64_t n : shape_.sample) sample_numel_ *= n;
   const int64_t out_channels =
       shape_.out_channels ? shape_.out_channels : shape_.sample[0];
@@ -29,13 +29,7 @@ Mlp::Mlp(MlpOptions options, NetworkShape shape) : shape_(std::move(shape)) {
 
 Dual Mlp::forward(const Dual& x, const Dual& time, const Dual& time2,
                   const Condition& condition, Context& context) {
-  FM_CHECK(x.value.sizes().slice(1) == at::IntArrayRef(shape_.sample),
-           "the network takes [B, ", at::IntArrayRef(shape_.sample), "], got ",
-           x.value.sizes());
-  FM_CHECK(time2.defined() == (shape_.times == 2), "the network has ", shape_.times,
-           shape_.times == 2 ? " times, got one" : " time, got two");
-  FM_CHECK_USAGE(!condition.guidance.defined(),
-                 "this network takes no guidance scale as an input");
+  check_inputs(shape_, x, time2, condition);
   const int64_t batch = x.value.size(0);
   const std::array<int64_t, 2> column = {batch, 1}, flat = {batch, sample_numel_};
   std::vector<Dual> parts = {ops::reshape(time, column)};

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "flowmap/base/error.h"
+#include "flowmap/nn/inputs.h"
 #include "flowmap/ops.h"
 
 namespace flowmap {
@@ -257,7 +258,7 @@ Dual SongUNet::decode(Dual x, const Dual& emb, std::vector<Dual>& skips,
 
 Dual SongUNet::forward(const Dual& x, const Dual& time, const Dual& time2,
                        const Condition& condition, Context& context) {
-  check_unet_inputs(shape_, x, time2, condition);
+  check_inputs(shape_, x, time2, condition);
   const UNetEmbeddings emb = mapping_->forward(time, time2, condition, context);
   if (context.taps) (*context.taps)["emb"] = emb.encoder.value;
   std::vector<Dual> skips;

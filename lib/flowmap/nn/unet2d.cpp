@@ -14,6 +14,7 @@
 #include "flowmap/base/error.h"
 #include "flowmap/network.h"
 #include "flowmap/nn/gradient_checkpointing.h"
+#include "flowmap/nn/inputs.h"
 #include "flowmap/nn/layers.h"
 #include "flowmap/nn/unet2d_blocks.h"
 #include "flowmap/nn/unet_parts.h"
@@ -182,21 +183,12 @@ class UNet2d : public Network {
 
 void UNet2d::check() const {
   const UNet2dOptions& o = options_;
-  FM_CHECK_USAGE(shape_.sample.size() == 3,
-                 "this U-Net takes images {C, H, W}; for points use network.type=mlp");
-  FM_CHECK_USAGE(shape_.times == 1 || shape_.times == 2,
-                 "a network has 1 or 2 times, not ", shape_.times);
   const auto count = o.block_out_channels.size();
   FM_CHECK_USAGE(count > 0 && o.down_attends.size() == count && o.up_attends.size() == count,
                  "network.block_out_channels has ", count, " levels, down_block_types ",
                  o.down_attends.size(), " and up_block_types ", o.up_attends.size(),
                  "; the three must agree");
-  const int64_t unit = int64_t{1} << (levels() - 1);
-  FM_CHECK_USAGE(shape_.sample[1] % unit == 0 && shape_.sample[2] % unit == 0, levels(),
-                 " levels halve ", shape_.sample[1], "x", shape_.sample[2], " pixels ",
-                 levels() - 1, " times, which meets an odd size; give "
-                 "network.block_out_channels fewer levels or use images whose sides are "
-                 "multiples of ", unit);
+  check_unet_shape(shape_, levels(), 1, "block_out_channels");
   for (const int64_t channels : o.block_out_channels)
     FM_CHECK_USAGE(channels > 0 && channels % o.norm_num_groups == 0,
                    "network.norm_num_groups=", o.norm_num_groups, " does not divide the ",
@@ -390,7 +382,7 @@ Dual UNet2d::run(const Stage& stage, const Dual& x, const Dual& emb, const Dual&
 
 Dual UNet2d::forward(const Dual& input, const Dual& time, const Dual& time2,
                      const Condition& condition, Context& context) {
-  check_unet_inputs(shape_, input, time2, condition);
+  check_inputs(shape_, input, time2, condition);
   const UNetEmbeddings emb = embed(time, time2, condition, context);
   const auto tap = [&](const std::string& name, const Dual& a) {
     if (context.taps) (*context.taps)[name] = a.value;

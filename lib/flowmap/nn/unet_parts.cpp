@@ -7,35 +7,25 @@
 #include <cmath>
 
 #include "flowmap/base/error.h"
+#include "flowmap/nn/inputs.h"
 #include "flowmap/ops.h"
 
 namespace flowmap {
 
-void check_unet_shape(const NetworkShape& shape, int64_t levels, int64_t patch) {
+void check_unet_shape(const NetworkShape& shape, int64_t levels, int64_t patch,
+                      const char* key) {
   FM_CHECK_USAGE(shape.sample.size() == 3,
                  "this U-Net takes images {C, H, W}; for points use network.type=mlp");
-  FM_CHECK_USAGE(shape.times == 1 || shape.times == 2, "a network has 1 or 2 times, not ",
-                 shape.times);
-  FM_CHECK_USAGE(levels > 0, "network.channel_mult is empty");
+  check_times(shape);
+  FM_CHECK_USAGE(levels > 0, "network.", key, " is empty");
   const int64_t h = shape.sample[1], w = shape.sample[2];
   FM_CHECK_USAGE(h % patch == 0 && w % patch == 0, "network.patch=", patch,
                  " does not divide the image of ", h, "x", w);
   const int64_t unit = int64_t{1} << (levels - 1);
   FM_CHECK_USAGE((h / patch) % unit == 0 && (w / patch) % unit == 0, levels,
                  " levels halve ", h / patch, "x", w / patch, " pixels ", levels - 1,
-                 " times, which meets an odd size; give network.channel_mult fewer levels "
+                 " times, which meets an odd size; give network.", key, " fewer levels "
                  "or use images whose sides are multiples of ", unit * patch);
-}
-
-void check_unet_inputs(const NetworkShape& shape, const Dual& x, const Dual& time2,
-                       const Condition& condition) {
-  FM_CHECK(x.value.dim() == 4 && x.value.sizes().slice(1) == at::IntArrayRef(shape.sample),
-           "the network takes [B, ", at::IntArrayRef(shape.sample), "], got ",
-           x.value.sizes());
-  FM_CHECK(time2.defined() == (shape.times == 2), "the network has ", shape.times,
-           shape.times == 2 ? " times, got one" : " time, got two");
-  FM_CHECK_USAGE(!condition.guidance.defined(),
-                 "this network takes no guidance scale as an input");
 }
 
 std::vector<int64_t> read_channel_mult(const Config& options,

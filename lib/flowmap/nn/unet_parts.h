@@ -14,12 +14,9 @@
 namespace flowmap {
 
 // Throws UsageError unless the sample is {C, H, W} and its sides, `patch` pixels folded
-// into one, halve evenly at each of `levels` levels.
-void check_unet_shape(const NetworkShape& shape, int64_t levels, int64_t patch);
-// Throws Error unless x is [B, shape.sample...] and the number of times fits; UsageError
-// on a guidance scale, which these networks do not take.
-void check_unet_inputs(const NetworkShape& shape, const Dual& x, const Dual& time2,
-                       const Condition& condition);
+// into one, halve evenly at each of `levels` levels, which the option `key` lists.
+void check_unet_shape(const NetworkShape& shape, int64_t levels, int64_t patch,
+                      const char* key = "channel_mult");
 
 // The options channel_mult (positive, not empty) and, for two times, time_embedding.
 std::vector<int64_t> read_channel_mult(const Config& options,

@@ -58,13 +58,8 @@ json spec_from_arguments(const WeightSource& source, const json& config) {
   const std::string type = config.value("class", "");
   const std::string bare = type.substr(type.rfind('.') + 1);
   json spec = {{"network", json::object()}, {"preconditioning", json::object()}};
-  bool known = false;
-  for (const ClassOfEdm& c : kPreconditioners) {
-    if (bare != c.name) continue;
-    spec["preconditioning"]["type"] = c.preconditioning;
-    known = true;
-    break;
-  }
+  for (const ClassOfEdm& c : kPreconditioners)
+    if (bare == c.name) spec["preconditioning"]["type"] = c.preconditioning;
   const json arguments = config.value("kwargs", json::object());
   const std::string inner = arguments.value(
       "model_type", bare == "EDMPrecond" || bare == "iDDPMPrecond" ? "DhariwalUNet"
@@ -76,7 +71,7 @@ json spec_from_arguments(const WeightSource& source, const json& config) {
     spec["network"]["type"] = "ddpmpp";
   else if (inner == "DhariwalUNet")
     spec["network"]["type"] = "adm";
-  if (!known || !spec["network"].contains("type"))
+  if (!spec["preconditioning"].contains("type") || !spec["network"].contains("type"))
     throw DataError(source.path.string(), {},
                     "a network of class EDMPrecond, VPPrecond, VEPrecond, iDDPMPrecond or "
                     "Precond (EDM2) around SongUNet or DhariwalUNet",

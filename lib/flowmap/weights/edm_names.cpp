@@ -102,6 +102,18 @@ std::string level_text(int64_t size) {
   return std::to_string(size) + "x" + std::to_string(size);
 }
 
+// The rest of what unet_options_from_shapes gives. `out` and `label` name the weights of the
+// last convolution and of the label embedding; `constants` are input channels of ones.
+json with_shapes(const WeightSource& source, const json& network, int64_t size,
+                 const std::string& stem, const std::string& out, const std::string& label,
+                 int64_t constants = 0) {
+  json result = {{"network", network}};
+  result["out_channels"] = weight_rows(source, out);
+  result["sample_shape"] = {columns(source, stem) - constants, size, size};
+  result["label_dim"] = has_weight(source, label) ? columns(source, label) : 0;
+  return result;
+}
+
 json song_options(const WeightSource& source, const std::string& prefix) {
   const auto levels = encoder_levels(source, prefix, ".conv1.weight", ".qkv.weight");
   const std::string top = prefix + "enc." + level_text(levels.front().size);
@@ -127,15 +139,10 @@ json song_options(const WeightSource& source, const std::string& prefix) {
   }
   if (has_weight(source, prefix + "map_augment.weight"))
     network["augment_dim"] = columns(source, prefix + "map_augment.weight");
-  json result = {{"network", network}};
-  result["out_channels"] = weight_rows(
-      source, prefix + "dec." + level_text(levels.front().size) + "_aux_conv.weight");
-  result["sample_shape"] = {columns(source, top + "_conv.weight"), levels.front().size,
-                            levels.front().size};
-  result["label_dim"] = has_weight(source, prefix + "map_label.weight")
-                            ? columns(source, prefix + "map_label.weight")
-                            : 0;
-  return result;
+  const int64_t size = levels.front().size;
+  return with_shapes(source, network, size, top + "_conv.weight",
+                     prefix + "dec." + level_text(size) + "_aux_conv.weight",
+                     prefix + "map_label.weight");
 }
 
 json adm_options(const WeightSource& source, const std::string& prefix) {
@@ -148,14 +155,8 @@ json adm_options(const WeightSource& source, const std::string& prefix) {
       weight_rows(source, prefix + "map_layer0.weight") / model_channels;
   if (has_weight(source, prefix + "map_augment.weight"))
     network["augment_dim"] = columns(source, prefix + "map_augment.weight");
-  json result = {{"network", network}};
-  result["out_channels"] = weight_rows(source, prefix + "out_conv.weight");
-  result["sample_shape"] = {columns(source, top + "_conv.weight"), levels.front().size,
-                            levels.front().size};
-  result["label_dim"] = has_weight(source, prefix + "map_label.weight")
-                            ? columns(source, prefix + "map_label.weight")
-                            : 0;
-  return result;
+  return with_shapes(source, network, levels.front().size, top + "_conv.weight",
+                     prefix + "out_conv.weight", prefix + "map_label.weight");
 }
 
 json edm2_options(const WeightSource& source, const std::string& prefix) {
@@ -185,15 +186,9 @@ json edm2_options(const WeightSource& source, const std::string& prefix) {
                           "network.channel_mult");
   if (noise != model_channels) network["channel_mult_noise"] = noise / model_channels;
   if (emb != widest) network["channel_mult_emb"] = emb / model_channels;
-  json result = {{"network", network}};
-  result["out_channels"] = weight_rows(source, prefix + "out_conv.weight");
-  // The first convolution sees one constant channel more.
-  result["sample_shape"] = {columns(source, top + "_conv.weight") - 1, levels.front().size,
-                            levels.front().size};
-  result["label_dim"] = has_weight(source, prefix + "emb_label.weight")
-                            ? columns(source, prefix + "emb_label.weight")
-                            : 0;
-  return result;
+  return with_shapes(source, network, levels.front().size, top + "_conv.weight",
+                     prefix + "out_conv.weight", prefix + "emb_label.weight",
+                     /*constants=*/1);
 }
 
 }  // namespace

@@ -88,7 +88,7 @@ ImportedWeights import_weights(const WeightSource& given, const ImportHints& hin
   if (layout) {
     ImportedWeights result = read_checked(*layout, source, hints);
     result.layout = layout->name;
-    if (layout == &weight_layouts().front()) return result;  // its own says where from
+    if (result.metadata.contains("flowmap")) return result;  // a snapshot says where from
     if (!source.key.empty()) result.metadata["source_key"] = source.key;
     result.metadata["source"] = source.path.filename().string() + " (" + source.format + ")";
     return result;

@@ -26,17 +26,10 @@ constexpr std::array<std::string_view, 14> kPreferredKeys = {
     "ema",  "G_ema", "ema_model", "model_ema", "net_ema", "ema_state_dict", "generator",
     "G",    "net",   "net_model", "model",     "student", "state_dict",     "params"};
 
-// A view of the mapped file where its elements lie in a row and aligned.
+// A view of the mapped file where its elements lie in a row.
 at::Tensor torch_tensor_as_at(const TorchTensor& tensor) {
-  if (tensor.dtype == DType::BOOL || !tensor.contiguous() || tensor.numel() == 0)
-    return to_tensor(tensor.read());
-  const std::span<const std::byte> bytes = tensor.bytes();
-  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % dtype_size(tensor.dtype) != 0)
-    return to_tensor(tensor.read());
-  void* data = const_cast<std::byte*>(bytes.data());
-  const auto storage = tensor.storage;
-  return at::from_blob(data, tensor.shape, [storage](void*) {},
-                       at::TensorOptions().dtype(scalar_type(tensor.dtype)));
+  if (tensor.dtype == DType::BOOL || !tensor.contiguous()) return to_tensor(tensor.read());
+  return tensor_on(tensor.bytes(), tensor.shape, tensor.dtype, tensor.storage);
 }
 
 // A module, or a mapping with a tensor in it.
