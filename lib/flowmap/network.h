@@ -48,6 +48,9 @@ struct NetworkShape {
   int64_t label_dim = 0;
   int64_t times = 1;            // 1, or 2 for flow maps
   int64_t out_channels = 0;     // 0: as the input
+  // Whether Condition::guidance [B] is an input; undefined, it stands for 1. Otherwise one
+  // that is given is refused. Nothing depends on it in a network that has not been trained.
+  bool guidance = false;
 };
 
 class Network : public torch::nn::Module {

@@ -51,6 +51,8 @@ class ClassifierCnn final : public Network {
                        shape.sample[2] % 4 == 0,
                    "network classifier_cnn takes images whose sides are multiples of 4, "
                    "got samples of shape ", shape_text(shape.sample));
+    FM_CHECK_USAGE(!shape.guidance, "network classifier_cnn takes no guidance scale as "
+                   "an input; set preconditioning.guidance_input = false");
     FM_CHECK_USAGE(shape.label_dim >= 2, "network classifier_cnn: the data has no class "
                    "labels to learn; set data.labels=true");
     const auto channels =
@@ -92,10 +94,12 @@ class ClassifierCnn final : public Network {
                       features_->multiply_adds() + logits_->multiply_adds();
   }
 
-  // x [B, C, H, W] -> logits [B, label_dim]; times and condition are not looked at.
+  // x [B, C, H, W] -> logits [B, label_dim]; times and labels are not looked at.
   // Tap "features": [B, features], after the nonlinearity.
-  Dual forward(const Dual& x, const Dual&, const Dual&, const Condition&,
+  Dual forward(const Dual& x, const Dual&, const Dual&, const Condition& condition,
                Context& context) override {
+    FM_CHECK_USAGE(!condition.guidance.defined(),
+                   "network classifier_cnn takes no guidance scale as an input");
     Dual h = stages_[0]->forward(x);
     h = stages_[1]->forward(h);
     h = stages_[2]->forward(h);

@@ -14,6 +14,7 @@
 #include "flowmap/network.h"
 #include "flowmap/nn/dit_layers.h"
 #include "flowmap/nn/gradient_checkpointing.h"
+#include "flowmap/nn/guidance_embedding.h"
 #include "flowmap/nn/init.h"
 #include "flowmap/nn/inputs.h"
 #include "flowmap/nn/layers.h"
@@ -46,7 +47,8 @@ struct DitOptions {
 class DitBlocks : public torch::nn::Module {};
 
 // Parameters under the published networks' names; with time_embedding=s_gap also
-// gap_embedder.mlp.{0,2}, whose last layer starts at zero. Buffer pos_embed [1, N, D].
+// gap_embedder.mlp.{0,2}, whose last layer starts at zero, and with a scale of guidance
+// guidance_embedder.weight, which does too. Buffer pos_embed [1, N, D].
 // Taps: "emb" [B, D], "block0" ... [B, N, D].
 class DiffusionTransformer : public Network {
  public:
@@ -70,6 +72,7 @@ class DiffusionTransformer : public Network {
   std::shared_ptr<PatchEmbed> x_embedder_;
   std::shared_ptr<TimestepEmbedder> t_embedder_, gap_embedder_;
   std::shared_ptr<LabelEmbedder> y_embedder_;
+  std::shared_ptr<GuidanceEmbedding> guidance_embedder_;
   std::vector<std::shared_ptr<DitBlock>> blocks_;
   std::shared_ptr<DitFinalLayer> final_layer_;
 };
@@ -122,6 +125,9 @@ DiffusionTransformer::DiffusionTransformer(DitOptions options, NetworkShape shap
         "gap_embedder", std::make_shared<TimestepEmbedder>(o.hidden_size,
                                                            o.frequency_embedding_size,
                                                            o.max_period, true));
+  if (shape_.guidance)
+    guidance_embedder_ = register_module(
+        "guidance_embedder", std::make_shared<GuidanceEmbedding>(o.hidden_size));
 }
 
 at::Tensor DiffusionTransformer::embed_labels(const Condition& condition, int64_t batch,
@@ -159,6 +165,11 @@ Dual DiffusionTransformer::forward(const Dual& x, const Dual& time, const Dual& 
     early = early + y;
     if (late.defined()) late = late + y;
   }
+  if (guidance_embedder_) {
+    const Dual guidance = guidance_embedder_->forward(condition, x.value.size(0));
+    early = early + guidance;
+    if (late.defined()) late = late + guidance;
+  }
   if (!late.defined()) late = early;
   if (context.taps) (*context.taps)["emb"] = early.value;
 
@@ -184,6 +195,7 @@ double DiffusionTransformer::multiply_adds() const {
   double total = x_embedder_->multiply_adds(tokens) + final_layer_->multiply_adds(tokens);
   for (const auto& block : blocks_) total += block->multiply_adds(tokens);
   if (y_embedder_) total += y_embedder_->multiply_adds();
+  if (guidance_embedder_) total += guidance_embedder_->multiply_adds();
   return total + static_cast<double>(shape_.times) * t_embedder_->multiply_adds();
 }
 

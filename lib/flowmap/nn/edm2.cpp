@@ -1,6 +1,7 @@
 // EDM2's magnitude-preserving U-Net (Karras et al. 2024, arXiv 2312.02696, appendix B), and
 // its two-time forms, one of which is the flow-map network of Boffi et al. 2025 (arXiv
-// 2505.18825) in their published code.
+// 2505.18825) in their published code. A scale of guidance enters beside the times as
+// emb_guidance_gain, which starts at zero, times a linear map of its features.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/nn/gradient_checkpointing.h"
+#include "flowmap/nn/guidance_embedding.h"
 #include "flowmap/nn/inputs.h"
 #include "flowmap/nn/mp_layers.h"
 #include "flowmap/nn/unet_parts.h"
@@ -80,7 +82,9 @@ class Edm2UNet : public Network {
   std::string level_name(int64_t level) const;
   bool attends(int64_t level) const;
   // The embedding of one time, or of both where they are mixed.
-  Dual embed(const Dual& time, const Dual& time2, const at::Tensor& labels) const;
+  // `guidance`: undefined where the network takes no scale.
+  Dual embed(const Dual& time, const Dual& time2, const at::Tensor& labels,
+             const Dual& guidance) const;
   at::Tensor read_labels(const Condition& condition, int64_t batch,
                          const Context& context) const;
   Dual decode(Dual x, const Dual& emb, std::vector<Dual>& skips, Context& context) const;
@@ -92,9 +96,10 @@ class Edm2UNet : public Network {
   std::vector<int64_t> skip_channels_;  // likewise
   double multiply_adds_ = 0;
 
-  at::Tensor out_gain_, emb_gap_gain_;
+  at::Tensor out_gain_, emb_gap_gain_, emb_guidance_gain_;
   std::shared_ptr<TimeEmbedding> emb_fourier_;
   std::shared_ptr<MpConv> emb_noise_, emb_gap_, emb_s_linear_, emb_t_linear_, emb_label_;
+  std::shared_ptr<MpConv> emb_guidance_;
   std::shared_ptr<MpConv> in_conv_, out_conv_;
   std::vector<Stage> encoder_, decoder_;
 };
@@ -143,6 +148,13 @@ void Edm2UNet::build_embedding() {
     emb_gap_ = add_linear("emb_gap", noise_channels_);
   }
   if (shape_.label_dim > 0) emb_label_ = add_linear("emb_label", shape_.label_dim);
+  if (shape_.guidance) {
+    emb_guidance_gain_ =
+        register_parameter("emb_guidance_gain", at::zeros({}, weight_options()));
+    emb_guidance_ = register_module(
+        "emb_guidance", std::make_shared<MpConv>(kGuidanceFeatures, emb_channels_, 0));
+    multiply_adds_ += emb_guidance_->multiply_adds();
+  }
 }
 
 std::string Edm2UNet::level_name(int64_t level) const {
@@ -241,7 +253,8 @@ at::Tensor Edm2UNet::read_labels(const Condition& condition, int64_t batch,
   return labels * std::sqrt(static_cast<double>(shape_.label_dim));
 }
 
-Dual Edm2UNet::embed(const Dual& time, const Dual& time2, const at::Tensor& labels) const {
+Dual Edm2UNet::embed(const Dual& time, const Dual& time2, const at::Tensor& labels,
+                     const Dual& guidance) const {
   Dual features = emb_fourier_->forward(time), emb;
   if (emb_s_linear_) {
     emb = mp_sum(emb_s_linear_->forward(features),
@@ -255,6 +268,7 @@ Dual Edm2UNet::embed(const Dual& time, const Dual& time2, const at::Tensor& labe
       emb = emb + emb_gap_->forward(gap, emb_gap_gain_);
     }
   }
+  if (guidance.defined()) emb = emb + guidance;
   if (emb_label_)
     emb = mp_sum(emb, emb_label_->forward(Dual(labels)), options_.label_balance);
   return mp_silu(emb);
@@ -286,8 +300,14 @@ Dual Edm2UNet::forward(const Dual& input, const Dual& time, const Dual& time2,
   check_inputs(shape_, input, time2, condition);
   const at::Tensor labels = read_labels(condition, input.value.size(0), context);
   const bool halves = form("encoder_decoder");
-  const Dual emb = embed(time, halves ? Dual() : time2, labels);
-  const Dual dec_emb = halves ? embed(time2, {}, labels) : emb;
+  Dual guidance;
+  if (emb_guidance_) {
+    const at::Tensor features =
+        guidance_features(condition, input.value.size(0), emb_guidance_->weight);
+    guidance = emb_guidance_->forward(Dual(features), emb_guidance_gain_);
+  }
+  const Dual emb = embed(time, halves ? Dual() : time2, labels, guidance);
+  const Dual dec_emb = halves ? embed(time2, {}, labels, guidance) : emb;
   if (context.taps) (*context.taps)["emb"] = emb.value;
 
   const std::array<Dual, 2> with_ones = {

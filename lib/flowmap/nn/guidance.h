@@ -14,6 +14,9 @@ namespace flowmap {
 // are fewer channels.
 Dual classifier_free_guidance(const Dual& conditional, const Dual& unconditional,
                               double scale, int64_t channels = 0);
+// A scale for each sample, [B].
+Dual classifier_free_guidance(const Dual& conditional, const Dual& unconditional,
+                              const at::Tensor& scale, int64_t channels = 0);
 
 // What `network` says under `condition`, guided away from what it says without class
 // labels. Two evaluations; taps are the conditional one's.

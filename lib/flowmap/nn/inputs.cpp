@@ -19,8 +19,13 @@ void check_inputs(const NetworkShape& shape, const Dual& x, const Dual& time2,
            x.value.sizes());
   FM_CHECK(time2.defined() == (shape.times == 2), "the network has ", shape.times,
            shape.times == 2 ? " times, got one" : " time, got two");
-  FM_CHECK_USAGE(!condition.guidance.defined(),
-                 "this network takes no guidance scale as an input");
+  FM_CHECK_USAGE(shape.guidance || !condition.guidance.defined(),
+                 "this network takes no guidance scale as an input; train one with "
+                 "preconditioning.guidance_input = true");
+  FM_CHECK(!condition.guidance.defined() ||
+               condition.guidance.sizes() == at::IntArrayRef({x.value.size(0)}),
+           "the guidance scale has shape ", condition.guidance.sizes(),
+           "; the network expects [", x.value.size(0), "]");
 }
 
 }  // namespace flowmap

@@ -8,8 +8,8 @@ namespace flowmap {
 
 // Throws UsageError unless the shape has one or two times.
 void check_times(const NetworkShape& shape);
-// Throws Error unless x is [B, shape.sample...] and the number of times fits; UsageError
-// on a guidance scale, which no network here takes.
+// Throws Error unless x is [B, shape.sample...], the number of times fits, and a guidance
+// scale that is given is [B]; UsageError on one where shape.guidance says there is none.
 void check_inputs(const NetworkShape& shape, const Dual& x, const Dual& time2,
                   const Condition& condition);
 

@@ -25,6 +25,9 @@ Mlp::Mlp(MlpOptions options, NetworkShape shape) : shape_(std::move(shape)) {
         std::make_shared<Linear>(in, next, Init{InitMode::lecun_truncated, 1, 0})));
     in = next;
   }
+  if (shape_.guidance)
+    guidance_ =
+        register_module("guidance", std::make_shared<GuidanceEmbedding>(options.width));
 }
 
 Dual Mlp::forward(const Dual& x, const Dual& time, const Dual& time2,
@@ -45,6 +48,7 @@ Dual Mlp::forward(const Dual& x, const Dual& time, const Dual& time2,
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     h = layers_[i]->forward(h);
     if (i + 1 == layers_.size()) break;
+    if (i == 0 && guidance_) h = h + guidance_->forward(condition, batch);
     h = ops::gelu(h, ops::GeluForm::tanh);
     if (context.taps) (*context.taps)["layer" + std::to_string(i)] = h.value;
   }
@@ -55,7 +59,7 @@ Dual Mlp::forward(const Dual& x, const Dual& time, const Dual& time2,
 }
 
 double Mlp::multiply_adds() const {
-  double total = 0;
+  double total = guidance_ ? guidance_->multiply_adds() : 0;
   for (const auto& layer : layers_) total += layer->multiply_adds();
   return total;
 }

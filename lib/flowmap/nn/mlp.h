@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "flowmap/nn/guidance_embedding.h"
 #include "flowmap/nn/layers.h"
 
 namespace flowmap {
@@ -15,7 +16,8 @@ struct MlpOptions {
 
 // Input [s, t, x..., labels...] (one-time networks: [t, x..., labels...]) with times as
 // they come, tanh-form GELU, LeCun-normal truncated weights, zero biases. Parameters
-// layer0 .. layer<depth>. The network of Boffi et al. 2025 (arXiv 2505.18825) on
+// layer0 .. layer<depth>, and where a scale of guidance is an input also guidance, added
+// before the first GELU. The network of Boffi et al. 2025 (arXiv 2505.18825) on
 // checkerboards, which has 5 hidden layers of 512: 1,054,210 parameters.
 class Mlp : public Network {
  public:
@@ -29,6 +31,7 @@ class Mlp : public Network {
   NetworkShape shape_;
   int64_t sample_numel_ = 1;
   std::vector<std::shared_ptr<Linear>> layers_;
+  std::shared_ptr<GuidanceEmbedding> guidance_;
 };
 
 std::shared_ptr<Network> make_mlp(const Config& options, const NetworkShape& shape);

@@ -1,6 +1,7 @@
 // The U-Net of Ho et al. 2020 (DDPM, arXiv 2006.11239) as diffusers' UNet2DModel has it,
 // under its parameter names and the option names of its config.json. Two times as in the
-// other U-Nets (nn/unet_parts.h); the gap enters through gap_embedding.
+// other U-Nets (nn/unet_parts.h); the gap enters through gap_embedding, a guidance scale
+// through guidance_embedding.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include "flowmap/base/error.h"
 #include "flowmap/network.h"
 #include "flowmap/nn/gradient_checkpointing.h"
+#include "flowmap/nn/guidance_embedding.h"
 #include "flowmap/nn/inputs.h"
 #include "flowmap/nn/layers.h"
 #include "flowmap/nn/unet2d_blocks.h"
@@ -73,6 +75,11 @@ class UNet2d : public Network {
           "gap_embedding", std::make_shared<UNet2dTimeMlp>(
                                width_of(0), emb_channels(), Init{unet2d_init().mode, 0, 0}));
       multiply_adds_ += gap_embedding_->multiply_adds();
+    }
+    if (shape_.guidance) {
+      guidance_embedding_ = register_module(
+          "guidance_embedding", std::make_shared<GuidanceEmbedding>(emb_channels()));
+      multiply_adds_ += guidance_embedding_->multiply_adds();
     }
   }
 
@@ -174,6 +181,7 @@ class UNet2d : public Network {
   std::unique_ptr<PositionalEmbedding> time_proj_;
   std::shared_ptr<UNet2dTimeMlp> time_embedding_, gap_embedding_;
   std::shared_ptr<UNet2dLabels> class_embedding_;
+  std::shared_ptr<GuidanceEmbedding> guidance_embedding_;
   std::shared_ptr<Conv2d> conv_in_, conv_out_;
   std::shared_ptr<GroupNorm> conv_norm_out_;
   std::vector<Level> down_, up_;
@@ -342,11 +350,15 @@ UNetEmbeddings UNet2d::embed(const Dual& time, const Dual& time2,
   if (shape_.times == 2 && options_.time_embedding == "s_t")
     first = ops::scale(first + second, 0.5);
   const Dual labels = embed_labels(condition, first.value, context);
+  Dual guidance;
+  if (guidance_embedding_)
+    guidance = guidance_embedding_->forward(condition, first.value.size(0));
   // Every block takes the SiLU of it.
   const auto mapped = [&](const Dual& e) {
     Dual emb = time_embedding_->forward(e);
     if (gap_embedding_) emb = emb + gap_embedding_->forward(second);
-    return ops::silu(labels.defined() ? emb + labels : emb);
+    if (labels.defined()) emb = emb + labels;
+    return ops::silu(guidance.defined() ? emb + guidance : emb);
   };
   const Dual emb = mapped(first);
   const bool twice = shape_.times == 2 && options_.time_embedding == "encoder_decoder";

@@ -67,6 +67,11 @@ UNetMapping::UNetMapping(torch::nn::Module& owner, std::shared_ptr<TimeEmbedding
     map2_layer1_ =
         linear("map2_layer1", o.emb_channels, o.emb_channels, {o.init.mode, 0, 0});
   }
+  if (shape.guidance) {
+    map_guidance_ = owner.register_module(
+        "map_guidance", std::make_shared<GuidanceEmbedding>(o.emb_channels));
+    multiply_adds_ += map_guidance_->multiply_adds();
+  }
   // The shared layers run once a time.
   if (times_ == 2 && o.time_embedding == "encoder_decoder")
     multiply_adds_ += map_layer0_->multiply_adds() + map_layer1_->multiply_adds();
@@ -108,11 +113,14 @@ UNetEmbeddings UNetMapping::forward(const Dual& time, const Dual& time2,
   Dual augment;
   if (map_augment_ && condition.augment_labels.defined())
     augment = map_augment_->forward(Dual(condition.augment_labels.to(type)));
+  const Dual guidance =
+      map_guidance_ ? map_guidance_->forward(condition, first.value.size(0)) : Dual();
   const auto mapped = [&](Dual e) {
     if (options_.song && labels.defined()) e = e + labels;
     if (augment.defined()) e = e + augment;
     e = map_layer1_->forward(ops::silu(map_layer0_->forward(e)));
-    return !options_.song && labels.defined() ? e + labels : e;
+    if (!options_.song && labels.defined()) e = e + labels;
+    return guidance.defined() ? e + guidance : e;
   };
   Dual emb = mapped(first);
   if (map2_layer0_)

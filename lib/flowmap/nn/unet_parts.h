@@ -9,6 +9,7 @@
 
 #include "flowmap/dual.h"
 #include "flowmap/network.h"
+#include "flowmap/nn/guidance_embedding.h"
 #include "flowmap/nn/layers.h"
 
 namespace flowmap {
@@ -45,7 +46,8 @@ struct UNetEmbeddings {
 };
 
 // EDM's map_noise, map_label, map_augment, map_layer0, map_layer1 and our map2_layer0,
-// map2_layer1, all registered in the network that owns them.
+// map2_layer1 and map_guidance (added before the last SiLU), all registered in the network
+// that owns them.
 class UNetMapping {
  public:
   UNetMapping(torch::nn::Module& owner, std::shared_ptr<TimeEmbedding> noise,
@@ -65,6 +67,7 @@ class UNetMapping {
   std::shared_ptr<TimeEmbedding> map_noise_;
   std::shared_ptr<Linear> map_label_, map_augment_, map_layer0_, map_layer1_;
   std::shared_ptr<Linear> map2_layer0_, map2_layer1_;
+  std::shared_ptr<GuidanceEmbedding> map_guidance_;
 };
 
 }  // namespace flowmap
