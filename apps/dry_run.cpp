@@ -35,7 +35,15 @@ double bytes_an_image(const TrainSetup& setup) {
     batch.x = samples_to_float(setup.dataset->samples(batch.index));
     batch.labels = setup.dataset->labels(batch.index);
     const Draw draw(0, 0, rows);
-    const StepContext context{{}, draw, rows, 0, {},
+    // An average starts as the weights themselves.
+    const auto average = [&](const std::string& name, int) {
+      for (const Player& player : setup.task->players())
+        if (player.name == name)
+          return clone_frozen(*player.model,
+                              Config::from_text(player.spec_json, "specification"));
+      throw Error("there is no player '" + name + "'");
+    };
+    const StepContext context{{}, draw, rows, 0, average,
                               setup.options.gradient_checkpointing};
     const auto counter = std::make_shared<LiveBytes>();
     const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, counter);

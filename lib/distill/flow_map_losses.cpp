@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include "flowmap/interpolant.h"
-#include "flowmap/ops.h"
 
 namespace flowmap::distill {
 namespace {
@@ -16,27 +15,6 @@ at::Tensor diagonal_loss(Model& student, const at::Tensor& x, const at::Tensor& 
                          const at::Tensor& target, const Condition& condition,
                          Context& context) {
   return squared_sum(student.velocity(x, t, condition, context).value - target);
-}
-
-at::Tensor lagrangian_loss(Model& student, Model& teacher, const at::Tensor& x,
-                           const at::Tensor& s, const at::Tensor& t,
-                           const Condition& condition, Context& context,
-                           StopGradient stop) {
-  const Dual v =
-      student.average_velocity(x, s, Dual(t, at::ones_like(t)), condition, context);
-  const at::Tensor h = column_like(t - s, x);
-  const at::Tensor landing = x + h * v.value;
-  at::Tensor slope = ops::tangent_or_zeros(v);  // v may not depend on t
-  if (stop == StopGradient::detached) slope = slope.detach();
-  const at::Tensor derivative = v.value + h * slope;
-  at::Tensor velocity;
-  if (stop == StopGradient::none) {
-    velocity = teacher.velocity(landing, t, condition, context).value;
-  } else {
-    const at::NoGradGuard no_grad;
-    velocity = teacher.velocity(landing.detach(), t, condition, context).value;
-  }
-  return squared_sum(derivative - velocity);
 }
 
 at::Tensor denoising_loss(Model& student, const at::Tensor& x1, const at::Tensor& noise,
@@ -57,6 +35,10 @@ at::Tensor LossWeighting::apply(Model& student, const at::Tensor& raw,
     case LossWeight::learned: {
       const at::Tensor w = student.log_weight(s, t);
       return (-w).exp() * raw + w;
+    }
+    case LossWeight::cauchy: {
+      const at::Tensor w = student.log_weight(s, t);
+      return ((-w).exp() * raw).log1p() + 0.5 * w;
     }
     case LossWeight::adaptive: return raw / (raw.detach() + c).pow(p);
   }

@@ -1,6 +1,5 @@
-// Loss terms of flow maps as pure functions: raw per-sample values, [B], a SUM over
-// dimensions (Boffi, Albergo, Vanden-Eijnden, arXiv 2505.18825; spec sections 2.1, 2.2).
-// The teacher is a second model: the student itself, an average of it, or a frozen one.
+// Regression losses of base training as pure functions: raw per-sample values, [B], a SUM
+// over dimensions; and the per-sample weights that all methods share.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,25 +8,10 @@
 
 namespace flowmap::distill {
 
-// What is cut from the gradient.
-enum class StopGradient {
-  convex,    // the teacher's velocity and where it is evaluated (recommended)
-  none,      // nothing: the teacher's spatial Jacobian takes part
-  detached,  // convex, and the time derivative too (saves memory)
-};
-
 // | v_{t,t}(x) - target |^2 at x = I_t. x, target [B, sample...], t [B].
 at::Tensor diagonal_loss(Model& student, const at::Tensor& x, const at::Tensor& t,
                          const at::Tensor& target, const Condition& condition,
                          Context& context);
-
-// Lagrangian residual | d/dt X_{s,t}(x) - b_t(X_{s,t}(x)) |^2 at x = I_s, b the teacher's
-// velocity. The derivative is the exact Jacobian-vector product in t with tangent 1 and
-// is differentiated through.
-at::Tensor lagrangian_loss(Model& student, Model& teacher, const at::Tensor& x,
-                           const at::Tensor& s, const at::Tensor& t,
-                           const Condition& condition, Context& context,
-                           StopGradient stop);
 
 // EDM's denoising loss (Karras et al. 2022, arXiv 2206.00364, table 1):
 // (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 | D(x1 + sigma n; sigma) - x1 |^2, with
@@ -41,7 +25,12 @@ enum class LossWeight {
   none,      // l
   learned,   // exp(-w_{s,t}) l + w_{s,t}, w from the model
   adaptive,  // l / sg(l + c)^p (MeanFlow)
+  cauchy,    // log(exp(-w_{s,t}) l + 1) + w_{s,t} / 2, w from the model
 };
+// Whether the rule needs a model with a log-weight.
+constexpr bool needs_log_weight(LossWeight rule) {
+  return rule == LossWeight::learned || rule == LossWeight::cauchy;
+}
 struct LossWeighting {
   LossWeight rule = LossWeight::none;
   double p = 0.5, c = 0.01;

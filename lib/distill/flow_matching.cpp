@@ -26,8 +26,9 @@ class FlowMatching : public Task {
     const at::Tensor t = times_.sample(step.draw, "time").to(batch.x.device());
     const at::Tensor noise = step.draw.normal("noise", batch.x.sizes().slice(1))
                                  .to(batch.x.device());
-    const Interpolated point = interpolate(batch.x, noise, t, model.info().base_std);
-    Condition condition{batch.labels, {}, {}};
+    const Interpolated point = interpolate(batch.x, noise, t, model.info().base_std,
+                                           model.info().interpolant);
+    Condition condition{batch.labels, batch.augment_labels, {}};
     if (label_dropout_ > 0 && batch.labels.defined()) {
       const at::Tensor keep = step.draw.uniform("label_dropout", {}).ge(label_dropout_);
       condition.class_labels = batch.labels * keep.to(batch.labels).unsqueeze(1);

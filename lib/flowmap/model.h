@@ -1,9 +1,10 @@
 // A network with its parameterisation and preconditioning: what the output means. All
 // views are exact algebra of one another (docs/dual-numbers.md, DESIGN: conventions).
 //
-// Clock: t = 0 noise, t = 1 data; x_t = (1-t) b n + t x1 with n unit normal, b the
-// standard deviation of the noise. EDM's x_sigma = x1 + sigma n is x_t / t at
-// t = 1 / (1 + sigma/b), sigma = b (1-t)/t.
+// Clock: t = 0 noise, t = 1 data; x_t = alpha(t) b n + beta(t) x1 with n unit normal, b the
+// standard deviation of the noise (interpolant.h). EDM's x_sigma = x1 + sigma n is
+// x_t / beta(t) where sigma = b alpha(t) / beta(t); for the linear interpolant, alpha =
+// 1 - t and beta = t, that is t = 1 / (1 + sigma/b).
 #pragma once
 
 #include <torch/nn/module.h>
@@ -19,6 +20,9 @@
 
 namespace flowmap {
 
+// alpha, beta: linear 1 - t, t; trigonometric cos(pi t/2), sin(pi t/2).
+enum class Interpolant { linear, trigonometric };
+
 enum class ModelKind { velocity, denoiser, flow_map };
 // "velocity", "denoiser", "flow_map"
 std::string_view model_kind_name(ModelKind kind);
@@ -27,6 +31,7 @@ struct ModelInfo {
   ModelKind kind = ModelKind::velocity;
   std::vector<int64_t> sample_shape;  // {C, H, W} or {d}
   int64_t label_dim = 0;
+  Interpolant interpolant = Interpolant::linear;
   double base_std = 1;    // b
   double sigma_data = 1;  // of the preconditioning
   // Views clamp their times to these; the ends are singular in one view or the other.
@@ -34,13 +39,17 @@ struct ModelInfo {
   double sigma_min = 0, sigma_max = 0;  // denoisers: the range they were trained for
   // One-step generators on a denoiser: latents enter as init_sigma * n. 0: at t = 0.
   double init_sigma = 0;
+  // The network takes the scale of classifier-free guidance as an input
+  // (Condition::guidance); without it, the scale is 1: no guidance.
+  bool guidance_input = false;
 };
 
 class Model : public torch::nn::Module {
  public:
   virtual ModelInfo info() const = 0;
 
-  // x [B, sample...] = x_t, t [B] -> v_{t,t}(x), the velocity E[x1 - b n | x_t].
+  // x [B, sample...] = x_t, t [B] -> v_{t,t}(x), the velocity E[dx_t/dt | x_t]; E[x1 - b n
+  // | x_t] for the linear interpolant.
   virtual Dual velocity(const Dual& x, const Dual& t, const Condition& c, Context& ctx);
   // x = x_s; s, t [B] -> v_{s,t}(x), the mean velocity between s and t: X_{s,t}(x) =
   // x + (t-s) v_{s,t}(x). Models without two times throw UsageError.
@@ -75,8 +84,10 @@ class Model : public torch::nn::Module {
 };
 
 // sigma of our clock and back.
-Dual sigma_from_t(const Dual& t, double base_std);
-Dual t_from_sigma(const Dual& sigma, double base_std);
+Dual sigma_from_t(const Dual& t, double base_std,
+                  Interpolant interpolant = Interpolant::linear);
+Dual t_from_sigma(const Dual& sigma, double base_std,
+                  Interpolant interpolant = Interpolant::linear);
 
 // Builds a model from its specification:
 //   {"network": {"type": "ddpmpp", ...}, "preconditioning": {"type": "flow", ...},

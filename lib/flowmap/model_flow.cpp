@@ -3,6 +3,10 @@
 // 1 - t, and its answer points from data to noise: v = -sigma_data F(x / sigma_data, 1 - t).
 #include <ATen/ATen.h>
 
+#include <string>
+#include <vector>
+
+#include "flowmap/base/error.h"
 #include "flowmap/nn/init.h"
 #include "flowmap/nn/log_weight.h"
 #include "flowmap/ops.h"
@@ -85,8 +89,15 @@ class FlowModel : public NetworkModel {
 std::shared_ptr<Model> make_flow_model(const Config& spec) {
   const Config options = spec.child("preconditioning");
   const bool two_times = options.boolean("two_times", false);
-  const NetworkShape shape = read_network_shape(spec, two_times ? 2 : 1);
+  NetworkShape shape = read_network_shape(spec, two_times ? 2 : 1);
+  shape.guidance = options.boolean("guidance_input", false);
+  FM_CHECK_USAGE(!shape.guidance || shape.label_dim > 0, options.where("guidance_input"),
+                 ": preconditioning.guidance_input needs classes; set data.labels = true");
   ModelInfo about;
+  about.guidance_input = shape.guidance;
+  const std::vector<std::string> interpolants = {"linear", "trig"};
+  if (options.choice("interpolant", interpolants, "linear") == "trig")
+    about.interpolant = Interpolant::trigonometric;
   about.kind = two_times ? ModelKind::flow_map : ModelKind::velocity;
   about.sample_shape = shape.sample;
   about.label_dim = shape.label_dim;

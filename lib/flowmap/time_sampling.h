@@ -21,18 +21,40 @@ struct TimeSampler {
   // [rows] float32 from streams under `name`.
   at::Tensor sample(const Draw& draw, std::string_view name) const;
 };
-// Reads "times": {"type": "uniform" | "logit_normal", "mean", "std", "low", "high"}.
+// Reads "times": {"type": "uniform" | "logit_normal" | "lognormal", "mean", "std", "low",
+// "high"}. lognormal is EDM's ln sigma ~ N(P_mean, P_std^2) with noise of unit deviation: in
+// our clock a logit-normal of mean -P_mean.
 TimeSampler read_time_sampler(const Config& config);
 
-// Pairs s <= t: both uniform on the triangle (density 2; E[t-s] = 1/3), and with
-// probability `zero_probability` s = 0 instead (jumps from noise, which one-step
-// generation needs).
+// Pairs s <= t.
 struct TimePairSampler {
-  double zero_probability = 0;
+  enum class Rule {
+    triangle,      // both uniform: density 2, E[t-s] = 1/3 (Boffi et al. 2025)
+    logit_normal,  // sigmoid(mean + std n) each, in order (MeanFlow)
+    // s = sigmoid(mean + std n), t = max(s, sigmoid(mean_t + std_t n')): MeanFlow's
+    // noise levels of CIFAR-10
+    two_logit_normals,
+    gap,     // t - s = u^(1/gap_power), s uniform: above 1 long jumps are favoured (TVM)
+    dyadic,  // t - s = 2^-k, k uniform in 0 ... log2(grid) - 1, s on that grid (shortcut)
+  };
+  Rule rule = Rule::triangle;
+  double mean = 0, std = 1, mean_t = 0, std_t = 1;
+  double gap_power = 1;
+  int64_t grid = 128;
+  // With these probabilities s = 0 (jumps from noise, which one-step generation needs), and
+  // t = 1 (jumps to data: consistency models).
+  double zero_probability = 0, one_probability = 0;
+
   struct Pair {
     at::Tensor s, t;  // [rows] float32
   };
-  Pair sample(const Draw& draw, std::string_view name) const;
+  // `gap_limit`: t is at most s + gap_limit, what is drawn is cut (annealing).
+  Pair sample(const Draw& draw, std::string_view name, double gap_limit = 1) const;
+  // The rules of two normals [rows] each, from the normals themselves.
+  Pair from_normals(const at::Tensor& first, const at::Tensor& second) const;
 };
+// Reads "pairs": {"type": "triangle" | "logit_normal" | "lognormal" | "gap" | "dyadic", ...}.
+// lognormal: "P_mean", "P_std" of the noise level at s, "P_mean_t", "P_std_t" of that at t.
+TimePairSampler read_time_pair_sampler(const Config& config);
 
 }  // namespace flowmap

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "distill/flow_map/losses.h"
 #include "distill/flow_map_losses.h"
 #include "distill/method.h"
 #include "flowmap/base/error.h"
@@ -169,9 +170,9 @@ TEST(FlowMapsEdm2, LossesAgree) {
     check("diagonal", diagonal_loss(*model, diagonal.x, t, diagonal.target, c, ctx), t);
     const at::Tensor x = interpolate(in("x1"), in("x0"), s, 1).x;
     check("lsd_convex",
-          lagrangian_loss(*model, *model, x, s, t, c, ctx, StopGradient::convex), s);
+          lagrangian_loss(*model, *model, {x, {}, s, t, c, {}}, ctx, StopGradient::convex), s);
     check("lsd_none",
-          lagrangian_loss(*model, *model, x, s, t, c, ctx, StopGradient::none), s);
+          lagrangian_loss(*model, *model, {x, {}, s, t, c, {}}, ctx, StopGradient::none), s);
   }
 }
 

@@ -1,6 +1,7 @@
 // Loss terms against closed forms (Gaussian maps, one-weight models), finite differences
 // with the teacher frozen, and the reference programs' losses and gradients.
 #include "distill/flow_map_losses.h"
+#include "distill/flow_map/losses.h"
 
 #include <gtest/gtest.h>
 
@@ -54,7 +55,7 @@ at::Tensor lagrangian(Model& student, Model& teacher, const at::Tensor& x,
                       const at::Tensor& s, const at::Tensor& t,
                       StopGradient stop = StopGradient::convex) {
   Context context;
-  return lagrangian_loss(student, teacher, x, s, t, {}, context, stop);
+  return lagrangian_loss(student, teacher, {x, {}, s, t, {}, {}}, context, stop);
 }
 
 // Oracle A: the exact map of its own flow has no residual; the pinned digits.

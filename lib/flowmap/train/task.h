@@ -33,6 +33,8 @@ struct Batch {
   at::Tensor x;       // samples as the network sees them, [b, sample...], float32
   at::Tensor labels;  // [b, label_dim] or undefined
   at::Tensor index;   // int64 [b], which samples these are
+  // [b, 9], what data/augment.h did to x; undefined without augmentation.
+  at::Tensor augment_labels;
 };
 
 // One update of one player: its name, and how many optimiser steps it gets in a row.
@@ -52,7 +54,8 @@ struct StepContext {
   const Draw& draw;          // one row a sample; streams are the method's to name
   int64_t global_batch = 0;  // samples of the whole step, all ranks
   int64_t first_row = 0;     // position of the micro-batch's first row in it
-  // A frozen copy of a trained player under its i-th EMA profile.
+  // A frozen copy of a trained player under its i-th EMA profile, as of this step: the next
+  // one changes it.
   std::function<std::shared_ptr<Model>(const std::string& player, int profile)> ema;
   bool gradient_checkpointing = false;
 

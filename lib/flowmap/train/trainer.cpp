@@ -10,6 +10,7 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/base/text.h"
+#include "flowmap/data/augment.h"
 #include "flowmap/precision.h"
 #include "flowmap/train/curves.h"
 #include "flowmap/train/run_folder.h"
@@ -42,12 +43,16 @@ std::vector<NamedTensor> named_parameters_of(const Model& model) {
 }
 
 // Averages in the place of the weights of a copy.
+void copy_average(const Ema& average, Model& model) {
+  const at::NoGradGuard no_grad;
+  auto parameters = model.named_parameters();
+  for (const NamedTensor& a : average.averages()) parameters[a.name].copy_(a.tensor);
+}
+
 std::shared_ptr<Model> frozen_average(const Player& player, const Ema& average) {
   const Config spec = Config::from_text(player.spec_json, "specification");
   std::shared_ptr<Model> model = clone_frozen(*player.model, spec);
-  const at::NoGradGuard no_grad;
-  auto parameters = model->named_parameters();
-  for (const NamedTensor& a : average.averages()) parameters[a.name].copy_(a.tensor);
+  copy_average(average, *model);
   return model;
 }
 
@@ -132,6 +137,11 @@ Batch Trainer::make_batch(const Draw& draw, int64_t first_row, int64_t rows) con
     batch.x = at::where(flip.to(batch.x.device()), batch.x.flip({3}), batch.x);
   }
   batch.x = batch.x.to(device);
+  if (options_.augment > 0) {
+    Augmented augmented = augment(batch.x, options_.augment, draw);
+    batch.x = std::move(augmented.images);
+    batch.augment_labels = std::move(augmented.labels);
+  }
   return batch;
 }
 
@@ -191,7 +201,14 @@ std::shared_ptr<Model> Trainer::ema_model(const std::string& player, int profile
   TrainedPlayer& entry = trained(player);
   FM_CHECK(profile >= 0 && static_cast<std::size_t>(profile) < entry.averages.size(),
            "there is no EMA profile ", profile, " of '", player, "'");
-  return frozen_average(*entry.player, entry.averages[static_cast<size_t>(profile)]);
+  const Ema& average = entry.averages[static_cast<size_t>(profile)];
+  TrainedPlayer::AverageModel& held = entry.average_models[profile];
+  if (!held.model)
+    held.model = frozen_average(*entry.player, average);
+  else if (held.step != clock_.step)
+    copy_average(average, *held.model);
+  held.step = clock_.step;
+  return held.model;
 }
 
 // True at the first step whose images reach a multiple of `ticks` ticks. From the clock

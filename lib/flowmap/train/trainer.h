@@ -53,6 +53,12 @@ class Trainer {
     std::vector<NamedTensor> parameters;
     std::unique_ptr<Optimizer> optimizer;
     std::vector<Ema> averages;
+    // What ema_model handed out, and the step it is of.
+    struct AverageModel {
+      std::shared_ptr<Model> model;
+      int64_t step = -1;
+    };
+    std::map<int, AverageModel> average_models;
   };
 
   TrainedPlayer& trained(const std::string& name);
@@ -63,6 +69,7 @@ class Trainer {
   void status();
   void save_snapshots();
   void save_state();
+  // Refreshed once a step; the same object throughout.
   std::shared_ptr<Model> ema_model(const std::string& player, int profile);
   std::string progress_text() const;
 
