@@ -1,6 +1,6 @@
-// Seconds of a forward, of a forward with backward (flow matching loss) and of a step of
-// Lagrangian self-distillation (three quarters of the batch on the diagonal, a quarter
-// off it, no optimiser) of two networks. benchmarks/peers/networks.py does the same in
+// Seconds of a forward, of a forward with backward (flow matching loss) and of steps of
+// Lagrangian self-distillation and of MeanFlow (three quarters of the batch on the
+// diagonal, a quarter off it, no optimiser) of two networks. benchmarks/peers/networks.py does the same in
 // PyTorch; benchmarks/compare runs the two in turns.
 //   cifar  CIFAR-10's DDPM++ (Karras et al. 2022) as a two-time flow map
 //   demo   the network of configs/fashion-mnist/student.json
@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "distill/flow_map/losses.h"
 #include "distill/flow_map_losses.h"
 #include "flowmap/base/config.h"
 #include "flowmap/base/error.h"
@@ -45,7 +46,7 @@ constexpr const char* kUsage =
 
   --json       one JSON object instead of a table
   --serve      reads lines "WHAT PRECISION" and answers each with the seconds of one run;
-               WHAT: forward, forward_backward, lsd_step, sgemm
+               WHAT: forward, forward_backward, lsd_step, meanflow_step, sgemm
   --reference  writes network.safetensors (a snapshot, every weight away from its start)
                and step.safetensors (inputs, losses, gradients) and measures nothing
   --config     of the demo network (default: configs/fashion-mnist/student.json)
@@ -145,17 +146,15 @@ class Workload {
   at::Tensor flow_matching_loss() { return diagonal_sum(0, batch()) / batch(); }
 
   at::Tensor lsd_loss() {
-    const int64_t on = batch() - off_diagonal();
-    at::Tensor total = diagonal_sum(0, on);
-    if (off_diagonal() > 0) {
-      const at::Tensor s = s_.slice(0, on), t = t_.slice(0, on);
-      const auto point = interpolate(x1_.slice(0, on), noise_.slice(0, on), s, 1);
-      Context context;
-      total = total + distill::lagrangian_loss(*model_, *model_, point.x, s, t, {},
-                                               context, distill::StopGradient::convex)
-                          .sum();
-    }
-    return total / batch();
+    return mixed_loss([&](const distill::MapSamples& at, Context& context) {
+      return distill::lagrangian_loss(*model_, *model_, at, context,
+                                      distill::StopGradient::convex);
+    });
+  }
+  at::Tensor meanflow_loss() {
+    return mixed_loss([&](const distill::MapSamples& at, Context& context) {
+      return distill::tangent_loss(*model_, at, at.velocity, at.velocity, context);
+    });
   }
 
   void clear_gradients() {
@@ -164,18 +163,32 @@ class Workload {
 
   // Floating-point operations of one image in convolutions and matrix products. Backward
   // counts twice its forward; off the diagonal a Jacobian-vector product (two forwards)
-  // is differentiated and the teacher adds a plain forward.
+  // is differentiated and the teacher adds a plain forward; MeanFlow's product is not
+  // differentiated.
   double flops(const std::string& what) const {
     const double forward = 2 * model_->multiply_adds();
     if (what == "forward") return forward;
     if (what == "forward_backward") return 3 * forward;
     const double off = static_cast<double>(off_diagonal()) / static_cast<double>(batch());
-    return forward * (3 * (1 - off) + 7 * off);
+    return forward * (3 * (1 - off) + (what == "lsd_step" ? 7 : 4) * off);
   }
 
   void write_reference(const std::filesystem::path& folder);
 
  private:
+  // The diagonal rows, and `residual` of the others.
+  template <class Residual>
+  at::Tensor mixed_loss(const Residual& residual) {
+    const int64_t on = batch() - off_diagonal();
+    at::Tensor total = diagonal_sum(0, on);
+    if (off_diagonal() > 0) {
+      const at::Tensor s = s_.slice(0, on), t = t_.slice(0, on);
+      const auto point = interpolate(x1_.slice(0, on), noise_.slice(0, on), s, 1);
+      Context context;
+      total = total + residual({point.x, point.target, s, t, {}, {}}, context).sum();
+    }
+    return total / batch();
+  }
   at::Tensor diagonal_sum(int64_t begin, int64_t end) {
     const at::Tensor t = t_.slice(0, begin, end);
     const auto point =
@@ -204,12 +217,14 @@ void Workload::write_reference(const std::filesystem::path& folder) {
   std::filesystem::create_directories(folder);
   save_snapshot(folder / "network.safetensors", *model_, spec_.resolved_json(),
                 {{"images_seen", "0"}, {"ema", "raw"}, {"method", "{}"}});
+  const at::Tensor meanflow = meanflow_loss();
   const at::Tensor loss = lsd_loss();
   clear_gradients();
   loss.backward();
   std::map<std::string, at::Tensor> tensors = {
       {"x1", x1_}, {"noise", noise_}, {"s", s_}, {"t", t_},
       {"forward", forward()}, {"lsd_loss", loss.detach()},
+      {"meanflow_loss", meanflow.detach()},
       {"flow_matching_loss", flow_matching_loss().detach()}};
   for (auto& item : model_->named_parameters())
     tensors["gradient/" + item.key()] = item.value().grad();
@@ -239,9 +254,10 @@ double measure(Workload& work, const std::string& what, const std::string& preci
     return std::min(seconds_of([&] { at::mm(a, a); }),
                     seconds_of([&] { at::conv2d(pixels, kernel); }));
   }
-  FM_CHECK_USAGE(what == "forward" || what == "forward_backward" || what == "lsd_step",
+  FM_CHECK_USAGE(what == "forward" || what == "forward_backward" || what == "lsd_step" ||
+                     what == "meanflow_step",
                  "nothing here is called '", what,
-                 "'; known: forward, forward_backward, lsd_step, sgemm");
+                 "'; known: forward, forward_backward, lsd_step, meanflow_step, sgemm");
   work.clear_gradients();
   return seconds_of([&] {
     at::Tensor loss;
@@ -250,7 +266,9 @@ double measure(Workload& work, const std::string& what, const std::string& preci
       if (what == "forward")
         work.forward();
       else
-        loss = what == "lsd_step" ? work.lsd_loss() : work.flow_matching_loss();
+        loss = what == "lsd_step"        ? work.lsd_loss()
+               : what == "meanflow_step" ? work.meanflow_loss()
+                                         : work.flow_matching_loss();
     }
     if (loss.defined()) loss.backward();
   });
@@ -261,12 +279,14 @@ std::string facts(Workload& work, const Options& o) {
   return format(
       R"("program": "flowmap", "network": "%s", "parameters": %lld, "batch": %lld, )"
       R"("off_diagonal": %lld, "threads": %d, "gflop_per_image": )"
-      R"({"forward": %.6g, "forward_backward": %.6g, "lsd_step": %.6g}, )"
+      R"({"forward": %.6g, "forward_backward": %.6g, "lsd_step": %.6g, )"
+      R"("meanflow_step": %.6g}, )"
       R"("sgemm_gflop": %.6g)",
       o.network.c_str(), static_cast<long long>(parameter_count(work.model())),
       static_cast<long long>(work.batch()), static_cast<long long>(work.off_diagonal()),
       at::get_num_threads(), work.flops("forward") / 1e9,
       work.flops("forward_backward") / 1e9, work.flops("lsd_step") / 1e9,
+      work.flops("meanflow_step") / 1e9,
       kGemmFlops / 1e9);
 }
 
@@ -284,7 +304,8 @@ void measure_all(Workload& work, const Options& o) {
   using Row = std::pair<const char*, const char*>;
   std::vector<Row> rows = {{"forward", "float32"},
                            {"forward_backward", "float32"},
-                           {"lsd_step", "float32"}};
+                           {"lsd_step", "float32"},
+                           {"meanflow_step", "float32"}};
   if (o.network == "demo")
     rows.insert(rows.end(), {{"forward", "bf16"}, {"forward_backward", "bf16"}});
   std::map<std::string, double> peak;  // FLOP/s

@@ -30,7 +30,7 @@ from torch.func import functional_call, jvp
 from torch.nn import functional as F
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-STEPS = ("forward", "forward_backward", "lsd_step")
+STEPS = ("forward", "forward_backward", "lsd_step", "meanflow_step")
 GEMM_SIDE = 2048
 GEMM_FLOPS = 2 * GEMM_SIDE**3
 
@@ -257,12 +257,18 @@ class Workload:
     def flow_matching_loss(self):
         return self.diagonal(slice(None)) / len(self.x1)
 
-    def lsd_loss(self):
+    def mixed_loss(self, residual):
         on = len(self.x1) - self.off
         total = self.diagonal(slice(on))
         if self.off:
-            total = total + self.lagrangian(slice(on, None))
+            total = total + residual(slice(on, None))
         return total / len(self.x1)
+
+    def lsd_loss(self):
+        return self.mixed_loss(self.lagrangian)
+
+    def meanflow_loss(self):
+        return self.mixed_loss(self.meanflow)
 
     def point(self, rows, time):
         time = time[:, None, None, None]
@@ -287,6 +293,21 @@ class Workload:
             target = self.model(x + h * v, t, t)
         return (v + h * slope - target).square().sum()
 
+    def meanflow(self, rows):
+        s, t = self.s[rows], self.t[rows]
+        x, velocity = self.point(rows, s), self.x1[rows] - self.noise[rows]
+        weights = {name: p.detach() for name, p in self.model.named_parameters()}
+
+        def average(x, s):
+            return functional_call(self.model, weights, (x, s, t))
+
+        # As MeanFlow's own program: the derivative apart, without a tape.
+        with torch.no_grad():
+            _, slope = jvp(average, (x, s), (velocity, torch.ones_like(s)))
+        h = (t - s)[:, None, None, None]
+        v = self.model(x, s, t)
+        return (v - (velocity + h * slope)).square().sum()
+
     def measure(self, what, precision):
         """Seconds of one run."""
         dtype = {"float32": torch.float32, "bf16": torch.bfloat16}[precision]
@@ -296,7 +317,7 @@ class Workload:
             torch.mm(a, a)
             return time.perf_counter() - start
         step = {"forward": self.forward, "forward_backward": self.flow_matching_loss,
-                "lsd_step": self.lsd_loss}[what]
+                "lsd_step": self.lsd_loss, "meanflow_step": self.meanflow_loss}[what]
         self.model.zero_grad(set_to_none=True)
         start = time.perf_counter()
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -331,7 +352,8 @@ class Workload:
             hook.remove()
         share = self.off / len(self.x1)
         return 2 * total * {"forward": 1, "forward_backward": 3,
-                            "lsd_step": 3 * (1 - share) + 7 * share}[what]
+                            "lsd_step": 3 * (1 - share) + 7 * share,
+                            "meanflow_step": 3 * (1 - share) + 4 * share}[what]
 
 
 # ---- The same network? ---------------------------------------------------------------
@@ -422,6 +444,8 @@ def check_reference(check, folder):
     loss = work.lsd_loss()
     loss.backward()
     check.compare("LSD loss", ours["lsd_loss"], loss.detach(), 1e-5)
+    check.compare("MeanFlow loss", ours["meanflow_loss"], work.meanflow_loss().detach(),
+                  1e-5)
     names = [n for n, _ in model.named_parameters()]
     gradients = [p.grad for p in model.parameters()]
     missing = [n for n in names if f"gradient/model.{n}" not in ours]
