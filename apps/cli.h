@@ -50,11 +50,13 @@ std::string version_text();
 
 int run_train(std::span<const std::string> arguments);
 int run_generate(std::span<const std::string> arguments);
+int run_invert(std::span<const std::string> arguments);
 int run_convert(std::span<const std::string> arguments);
 int run_evaluate(std::span<const std::string> arguments);
 int run_inspect(std::span<const std::string> arguments);
 int run_fid(std::span<const std::string> arguments);
 int run_doctor(std::span<const std::string> arguments);
 int run_sheet(std::span<const std::string> arguments);
+int run_reconstruct_phema(std::span<const std::string> arguments);
 
 }  // namespace flowmap::apps

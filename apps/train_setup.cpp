@@ -13,6 +13,7 @@
 #include "flowmap/base/file.h"
 #include "flowmap/base/log.h"
 #include "flowmap/base/text.h"
+#include "flowmap/data/augment.h"
 #include "flowmap/train/run_folder.h"
 #include "samplers/sampler.h"
 
@@ -27,10 +28,43 @@ Config edm_defaults() {
     "method": {"type": "edm"},
     "trainer": {"duration": 200, "batch": 512, "lr": 10e-4, "lr_rampup": 10000000,
                 "ema": [{"type": "halflife", "images": 500000}], "tick": 50,
-                "snap": 50, "dump": 500, "seed": 0}
+                "snap": 50, "dump": 500, "seed": 0, "augment": 0.12}
   })",
                            "built-in defaults");
 }
+
+namespace {
+
+// As EDM's train.py: a network that nothing was said of gets its augmentation labels.
+void default_augment_labels(const Config& config, const DatasetInfo& data) {
+  FM_CHECK_USAGE(data.images, config.where("trainer.augment"), ": trainer.augment turns ",
+                 "and stretches images, and ", data.name, " holds points: set it to 0");
+  Config network = config;  // one tree
+  if (!config.has("network.augment_dim"))
+    network.set_json("network.augment_dim", std::to_string(kAugmentLabels),
+                     "trainer.augment");
+}
+
+// A network that is not told of the augmentation would learn to make augmented images.
+// After the network was built: it has read its options, or has no such option.
+void require_augment_labels(const Config& config) {
+  const Config network = config.child("network");
+  const std::string remedy =
+      format("; trainer.augment has %lld numbers to tell the network: take one that "
+             "listens (ddpmpp, ncsnpp, adm), or set trainer.augment = 0",
+             static_cast<long long>(kAugmentLabels));
+  try {
+    network.check_all_read();
+  } catch (const UsageError& error) {
+    const std::string what = error.what();
+    throw UsageError(what.find("augment_dim") == std::string::npos ? what : what + remedy);
+  }
+  FM_CHECK_USAGE(network.integer("augment_dim") == kAugmentLabels,
+                 config.where("network.augment_dim"), ": network.augment_dim is ",
+                 network.integer("augment_dim"), ", not ", kAugmentLabels, remedy);
+}
+
+}  // namespace
 
 TrainSetup prepare_training(const Config& config, bool continues) {
   TrainSetup setup;
@@ -40,7 +74,9 @@ TrainSetup prepare_training(const Config& config, bool continues) {
   setup.dataset = make_dataset(config.child("data"));
   const DatasetInfo data = setup.dataset->info();
   setup.labels = data.label_dim > 0;
+  if (setup.options.augment > 0) default_augment_labels(config, data);
   setup.task = distill::make_method({config, data, setup.options.seed, !continues});
+  if (setup.options.augment > 0) require_augment_labels(config);
   setup.method = config.child("method").string("type");
   setup.network = config.child("network").string("type");
   config.check_all_read();
@@ -85,7 +121,8 @@ void check_same_run(const std::filesystem::path& options_file,
     throw DataError(options_file.string(), {}, "a configuration", "something else");
   const std::vector<std::string> structural = {
       "/network", "/preconditioning", "/data", "/method", "/trainer/batch",
-      "/trainer/seed", "/trainer/xflip", "/trainer/optimizer/type", "/trainer/ema"};
+      "/trainer/seed", "/trainer/xflip", "/trainer/augment", "/trainer/optimizer/type",
+      "/trainer/ema"};
   for (const auto& change : nlohmann::json::diff(before, now)) {
     const std::string path = change["path"];
     const bool refuse =

@@ -20,7 +20,8 @@ namespace {
 
 const std::vector<std::string> kInputNames{
     "x",         "sigma",         "s",         "t",         "class_labels",
-    "x_tangent", "sigma_tangent", "s_tangent", "t_tangent", "augment_labels"};
+    "x_tangent", "sigma_tangent", "s_tangent", "t_tangent", "augment_labels",
+    "guidance"};
 const std::vector<std::string> kViews{"raw", "denoised", "velocity", "map"};
 
 // The named tensors of one file, on the device and in the precision of the network.
@@ -124,6 +125,11 @@ Dual evaluate_view(Model& model, const std::string& view, const EvaluationInputs
   Condition condition;
   condition.class_labels = in.optional("class_labels");
   condition.augment_labels = in.optional("augment_labels");
+  if (in.has("guidance")) {
+    FM_CHECK_USAGE(info.guidance_input, "--inputs: 'guidance', but the network does not "
+                   "take the scale as an input");
+    condition.guidance = in.any_times("guidance").value;
+  }
   if (condition.class_labels.defined() && info.label_dim == 0)
     throw UsageError("--inputs: 'class_labels', but the network was made without classes");
   Context context;
@@ -163,8 +169,9 @@ int run_evaluate(std::span<const std::string> arguments) {
   CLI::App app(
       "The network at given tensors, with directional derivatives.\n"
       "IN.safetensors holds x [B,...] and sigma, or t, or s and t ([B] or one number);\n"
-      "optionally class_labels [B,L], augment_labels, and x_tangent, sigma_tangent,\n"
-      "s_tangent, t_tangent. OUT.safetensors gets output and output_tangent.",
+      "optionally class_labels [B,L], augment_labels, guidance ([B] or one number), and\n"
+      "x_tangent, sigma_tangent, s_tangent, t_tangent. OUT.safetensors gets output and\n"
+      "output_tangent.",
       "flowmap evaluate");
   NetworkFlags network;
   std::string inputs, dest, view, dtype = "float32", device_text;

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "apps/cli.h"
 #include "apps/run_options.h"
 #include "apps/sample_files.h"
+#include "apps/sampler_flags.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/log.h"
 #include "flowmap/base/npy.h"
@@ -17,6 +19,7 @@
 #include "flowmap/precision.h"
 #include "flowmap/tensor_io.h"
 #include "samplers/engine.h"
+#include "samplers/inversion.h"
 
 namespace flowmap::apps {
 namespace {
@@ -25,10 +28,11 @@ struct GenerateOptions {
   NetworkFlags network;
   std::string seeds = "0-63", classes, latents;
   SampleFiles files;
-  int64_t batch = 64, steps = 0;
-  std::string solver, t_steps, sigma_steps, device, dtype = "float32";
-  std::string schedule = "linear";
-  double sigma_min = 0, sigma_max = 0, rho = 7;
+  ScheduleFlags schedule;
+  SolverFlags solver;
+  GuidanceFlags guidance;
+  int64_t batch = 64, interpolate = 0;
+  std::string device, dtype = "float32";
 };
 
 void declare_generate(CLI::App& app, GenerateOptions& o) {
@@ -45,27 +49,13 @@ void declare_generate(CLI::App& app, GenerateOptions& o) {
   app.add_option("--batch", o.batch, "images at once")
       ->check(whole_number(1))
       ->capture_default_str();
-  app.add_option("--steps", o.steps, "steps of the solver (default: the snapshot's)")
-      ->check(whole_number(1, int64_t{1} << 20));
-  app.add_option("--solver", o.solver,
-                 "euler, heun or flow_map (default: the snapshot's)")
-      ->check(not_empty());
-  app.add_option("--t_steps,--t-steps", o.t_steps,
-                 "times to step through, from 0 (noise) to 1 (data): 0,0.5,1");
-  app.add_option("--sigma_steps,--sigma-steps", o.sigma_steps,
-                 "the same as noise levels, falling to 0: 80,2.5,0");
-  app.add_option("--sigma_min,--sigma-min", o.sigma_min,
-                 "lowest noise level (denoisers; default: the model's)")
-      ->check(positive_number());
-  app.add_option("--sigma_max,--sigma-max", o.sigma_max,
-                 "highest noise level (denoisers; default: the model's)")
-      ->check(positive_number());
-  app.add_option("--rho", o.rho, "exponent of the noise levels (denoisers)")
-      ->check(positive_number())
-      ->capture_default_str();
-  app.add_option("--schedule", o.schedule,
-                 "noise schedule of the ODE as EDM names them; linear (sigma = t)")
-      ->capture_default_str();
+  add_schedule_flags(app, o.schedule);
+  add_solver_flags(app, o.solver);
+  add_guidance_flags(app, o.guidance);
+  app.add_option("--interpolate", o.interpolate,
+                 "walk from each seed to the next in this many images, along great circles "
+                 "of the latents; the class is the nearer seed's")
+      ->check(whole_number(1, 100000));
   app.add_option("--grid", o.files.grid, "all images in one PNG, rows of --grid-cols")
       ->check(not_empty());
   app.add_option("--grid-cols,--grid_cols", o.files.grid_columns, "columns of --grid")
@@ -105,6 +95,28 @@ at::Tensor parse_classes(const std::string& text, int64_t n) {
   FM_CHECK_USAGE(static_cast<int64_t>(classes.size()) == n, "--class: ", classes.size(),
                  " classes for ", n, " images; give one for all or one an image");
   return at::tensor(classes, at::kLong);
+}
+
+// Latents on the way from each seed (or given latent) to the next, and the class of the
+// nearer one; the rows become numbered from 0.
+void interpolate(samplers::GenerateRequest& request, const ModelInfo& info,
+                 std::vector<std::int64_t>& numbers, int64_t n) {
+  FM_CHECK_USAGE(numbers.size() >= 2, "--interpolate: two seeds or more are needed, got ",
+                 numbers.size());
+  const std::vector<std::uint64_t> seeds(numbers.begin(), numbers.end());
+  const Draw draw = Draw::per_seed(seeds);
+  if (!request.latents.defined())
+    request.latents = draw.normal("latents", info.sample_shape);
+  if (!request.classes.defined() && info.label_dim > 0)
+    request.classes = draw.integer("class", {}, info.label_dim);
+  request.latents = samplers::interpolate_latents(request.latents, n);
+  const int64_t rows = request.latents.size(0);
+  if (request.classes.defined()) {
+    const at::Tensor at_seed = at::arange(rows) + n / 2;
+    request.classes = request.classes.index_select(0, at_seed.floor_divide(n));
+  }
+  numbers.resize(static_cast<std::size_t>(rows));
+  std::iota(numbers.begin(), numbers.end(), 0);
 }
 
 // Rows whose picture is there already need no work where pictures are all that is wanted.
@@ -150,8 +162,6 @@ int run_generate(std::span<const std::string> arguments) {
     throw UsageError("--latents and --seeds exclude each other");
   require_network(o.network);
   if (!o.files.grid.empty()) require_ending(o.files.grid, ".png", "--grid");
-  FM_CHECK_USAGE(o.schedule == "linear", "--schedule: unknown schedule '", o.schedule,
-                 "'; known: linear (give other noise levels by --sigma_steps)");
   const Precision precision = parse_precision(o.dtype, "--dtype");
   const at::Device device = parse_device(o.device);
 
@@ -171,24 +181,19 @@ int run_generate(std::span<const std::string> arguments) {
 
   const Snapshot snapshot = load_model(o.network, device, precision);
   const ModelInfo info = snapshot.model->info();
-  samplers::SampleOptions sample;
-  sample.sigma_min = o.sigma_min;
-  sample.sigma_max = o.sigma_max;
-  sample.rho = o.rho;
-  if (app.count("--t_steps")) sample.t_steps = parse_double_list(o.t_steps, "--t_steps");
-  if (app.count("--sigma_steps"))
-    sample.sigma_steps = parse_double_list(o.sigma_steps, "--sigma_steps");
-  sample.steps = o.steps;
-  if (sample.steps == 0 && sample.t_steps.empty() && sample.sigma_steps.empty())
-    sample.steps = snapshot.default_steps;
   const std::string solver =
-      o.solver.empty() ? samplers::default_sampler(info, snapshot.default_sampler)
-                       : o.solver;
-  const auto sampler = samplers::make_sampler(solver, Config());
-  const samplers::Schedule schedule = samplers::at_known_levels(
-      *snapshot.model, samplers::make_schedule(info, sample));
-  const int64_t evaluations = sampler->evaluations(info, schedule);
+      o.solver.solver.empty() ? samplers::default_sampler(info, snapshot.default_sampler)
+                              : o.solver.solver;
+  const auto sampler = read_solver(app, o.solver, solver);
+  const Guided guided =
+      read_guidance(app, o.guidance, snapshot.model, device, precision);
+  request.guidance = guided.input_scale;
+  const samplers::Schedule schedule =
+      read_schedule(app, o.schedule, *snapshot.model, snapshot.default_steps);
+  const int64_t evaluations =
+      samplers::network_evaluations(*sampler, *guided.model, schedule);
   const auto steps = static_cast<int64_t>(schedule.times.size()) - 1;
+  if (o.interpolate > 0) interpolate(request, info, numbers, o.interpolate);
 
   const std::vector<int64_t> rows = rows_to_make(o.files, numbers);
   const auto skipped = static_cast<int64_t>(numbers.size() - rows.size());
@@ -218,7 +223,7 @@ int run_generate(std::span<const std::string> arguments) {
   };
   int64_t done = 0;
   const bool complete = samplers::generate_batches(
-      *snapshot.model, *sampler, schedule, request,
+      *guided.model, *sampler, schedule, request,
       [&](const samplers::GeneratedBatch& batch) {
         writer.add(batch);
         done = batch.first + batch.samples.size(0);
@@ -238,15 +243,21 @@ int run_generate(std::span<const std::string> arguments) {
   if (const int64_t kept = skipped + writer.kept(); kept > 0)
     log_line(format("kept %lld pictures that were there (--overwrite replaces them)",
                     static_cast<long long>(kept)));
-  log_line(format("%lld %s in %.2f s, %.1f images/s; %lld network evaluation%s an image, "
-                  "%lld in all (%s, %lld step%s, %s, %s)",
+  // Adaptive solvers declare neither steps nor evaluations.
+  const bool adaptive = evaluations == 0;
+  const std::string cost =
+      adaptive ? "network evaluations by tolerance"
+               : format("%lld network evaluation%s an image, %lld in all",
+                        static_cast<long long>(evaluations), evaluations == 1 ? "" : "s",
+                        static_cast<long long>(evaluations * total));
+  const std::string walk =
+      adaptive ? "" : format("%lld step%s, %s, ", static_cast<long long>(steps),
+                             steps == 1 ? "" : "s", schedule.source.c_str());
+  log_line(format("%lld %s in %.2f s, %.1f images/s; %s (%s, %s%s)",
                   static_cast<long long>(total),
                   info.sample_shape.size() == 3 ? "images" : "points", took,
-                  static_cast<double>(total) / std::max(took, 1e-9),
-                  static_cast<long long>(evaluations), evaluations == 1 ? "" : "s",
-                  static_cast<long long>(evaluations * total), solver.c_str(),
-                  static_cast<long long>(steps), steps == 1 ? "" : "s",
-                  schedule.source.c_str(), device.str().c_str()));
+                  static_cast<double>(total) / std::max(took, 1e-9), cost.c_str(),
+                  solver.c_str(), walk.c_str(), device.str().c_str()));
   return 0;
 }
 

@@ -48,6 +48,8 @@ constexpr TwinFlag kTwins[] = {
      TwinFlag::Kind::number},
     {"--xflip", "trainer.xflip", "random horizontal flips (1/0)",
      TwinFlag::Kind::boolean},
+    {"--augment", "trainer.augment", "probability of EDM's augmentations, 0: none",
+     TwinFlag::Kind::number},
     {"--tick", "trainer.tick", "status line every so many kimg", TwinFlag::Kind::kimg},
     {"--snap", "trainer.snap", "snapshot every so many ticks", TwinFlag::Kind::number},
     {"--dump", "trainer.dump", "training state every so many ticks",
@@ -75,7 +77,7 @@ std::string twin_json(const TwinFlag& twin, const std::string& text) {
 }
 
 struct TrainArguments {
-  std::string config, outdir, desc, resume, transfer, ema, augment, fp16, ls;
+  std::string config, outdir, desc, resume, transfer, ema, fp16, ls;
   std::vector<std::string> cres, ignored, overrides;
   bool nosubdir = false, dry_run = false;
   std::vector<std::string> twins = std::vector<std::string>(std::size(kTwins));
@@ -108,8 +110,6 @@ void apply_flags(const TrainArguments& arguments, Config& config) {
 
 // Settings of EDM's that would train something else than they say.
 void refuse_what_differs(const TrainArguments& a) {
-  FM_CHECK_USAGE(a.augment.empty() || parse_double(a.augment, "--augment") == 0,
-                 "--augment: there is no augmentation here; pass --augment=0");
   FM_CHECK_USAGE(a.fp16.empty() || !parse_bool(a.fp16, "--fp16"),
                  "--fp16: not offered, it diverges without loss scaling; use ",
                  "--precision bf16");
@@ -154,7 +154,6 @@ int run_train(std::span<const std::string> words) {
                    std::string(kTwins[i].help) + "  [" + kTwins[i].key + "]");
   for (const char* flag : {"--workers", "--bench", "--cache"})
     app.add_option(flag, arguments.ignored, "accepted for EDM's sake, has no effect");
-  app.add_option("--augment", arguments.augment, "EDM's augmentation: only 0");
   app.add_option("--fp16", arguments.fp16, "EDM's half precision: only 0");
   app.add_option("--ls", arguments.ls, "EDM's loss scaling: only 1");
   app.add_option("overrides", arguments.overrides, "key=value settings");

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "flowmap/base/error.h"
+#include "samplers/guided.h"
 
 namespace flowmap::samplers {
 namespace {
@@ -22,6 +23,8 @@ void check_request(const ModelInfo& info, const GenerateRequest& request) {
                    "--seeds: ", request.seeds.size(), " for ", request.latents.size(0),
                    " latents");
   }
+  FM_CHECK_USAGE(request.guidance == 1 || info.guidance_input, "--guidance: the network "
+                 "does not take the scale as an input");
   if (!request.classes.defined()) return;
   FM_CHECK_USAGE(info.label_dim > 0, "--class: the model was trained without classes");
   if (request.classes.numel() == 0) return;
@@ -66,11 +69,18 @@ bool generate_batches(Model& model, const Sampler& sampler, const Schedule& sche
       condition.class_labels =
           at::one_hot(batch.classes, info.label_dim).to(request.device, state);
     }
+    if (info.guidance_input)
+      condition.guidance = at::full({end - first}, request.guidance, latents.options());
     batch.samples =
         sampler.sample(model, latents, condition, schedule, draw).to(at::kCPU);
     if (!deliver(batch)) return false;
   }
   return true;
+}
+
+int64_t network_evaluations(const Sampler& sampler, const Model& model,
+                            const Schedule& schedule) {
+  return sampler.evaluations(model.info(), schedule) * networks_of(model);
 }
 
 std::string default_sampler(const ModelInfo& info, const std::string& stated) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "flowmap/base/error.h"
+#include "samplers/log_snr.h"
 
 namespace flowmap::samplers {
 
@@ -29,8 +30,7 @@ Ode::Ode(Model& model, const Condition& condition, const Schedule& schedule,
 }
 
 at::Tensor Ode::start(const at::Tensor& latents) const {
-  const double scale = sigma_ ? first_ : (1 - first_) * info_.base_std;
-  return latents.to(at::kDouble) * scale;
+  return latents.to(at::kDouble) * noise_level(info_, first_).sigma;
 }
 
 at::Tensor Ode::times(double value) const {

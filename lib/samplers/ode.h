@@ -18,7 +18,7 @@ class Ode {
   Ode(Model& model, const Condition& condition, const Schedule& schedule,
       const at::Tensor& latents);
 
-  // Where integration starts: sigma_0 n, or (1 - t_0) b n (b n at t = 0).
+  // Where integration starts: the noise of the first knot, sigma_0 n or alpha(t_0) b n.
   at::Tensor start(const at::Tensor& latents) const;
   // dx/dk at knot value k.
   at::Tensor slope(const at::Tensor& x, double k);
@@ -41,10 +41,5 @@ class Ode {
 
 // The options of the network's floating-point parameters; of `fallback` without any.
 at::TensorOptions network_options(const Model& model, const at::Tensor& fallback);
-
-// The makers behind sampler_registry().
-std::shared_ptr<Sampler> make_euler(const Config& options);
-std::shared_ptr<Sampler> make_heun(const Config& options);
-std::shared_ptr<Sampler> make_flow_map(const Config& options);
 
 }  // namespace flowmap::samplers

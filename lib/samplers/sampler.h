@@ -21,6 +21,9 @@ struct Schedule {
   std::vector<double> times;
   bool sigma = false;  // times are sigmas
   std::string source;  // "uniform", "edm(rho=7)", "--t_steps", a file
+  // Denoisers: the range that the grid was made for, and its lowest VP time; they set the
+  // VP schedule of EDM's ablations. 0: the first and the last knot above 0.
+  double sigma_min = 0, sigma_max = 0, epsilon_s = 1e-3;
 };
 
 struct SampleOptions {
@@ -28,11 +31,16 @@ struct SampleOptions {
   double sigma_min = 0, sigma_max = 0, rho = 7;  // 0: the model's range
   std::vector<double> t_steps;      // times in our clock, given by the user
   std::vector<double> sigma_steps;  // sigmas, given by the user
+  // Denoisers: the grid, by the names of EDM's ablations (noise_grid.h), and its options.
+  std::string discretization = "edm";
+  double epsilon_s = 1e-3, c_1 = 1e-3, c_2 = 8e-3;
+  int64_t m = 1000;
 };
 
 // The schedule a sampler should follow for a model: the user's knots, or N uniform times
-// (velocity, flow map), or EDM's rho grid (denoisers; Karras et al. 2022, eq. 5, with the
-// final 0). Knots given in the other unit are converted by the model's base_std.
+// (velocity, flow map), or a grid of noise levels (denoisers; by default EDM's, Karras et al.
+// 2022, eq. 5), clipped to the model's range, with a final 0. Knots given in the other unit
+// are converted by the model's base_std and interpolant.
 // Throws UsageError: fewer than two knots, not monotone, outside the range.
 Schedule make_schedule(const ModelInfo& info, const SampleOptions& options);
 
@@ -54,13 +62,13 @@ class Sampler {
 };
 
 struct SamplerEntry {
-  const char* name;  // "euler", "heun", "flow_map"
+  const char* name;  // "euler", "heun", "flow_map", ...
   const char* summary;
   const char* paper;
   std::shared_ptr<Sampler> (*make)(const Config& options);
 };
 const std::vector<SamplerEntry>& sampler_registry();
-// Throws UsageError with the nearest name.
+// Throws UsageError with the nearest name, and on an option that the sampler does not have.
 std::shared_ptr<Sampler> make_sampler(const std::string& name, const Config& options);
 
 }  // namespace flowmap::samplers

@@ -1,6 +1,7 @@
 // Knots of the integration.
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -8,39 +9,35 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/base/text.h"
+#include "samplers/noise_grid.h"
 #include "samplers/sampler.h"
 
 namespace flowmap::samplers {
 namespace {
 
-// EDM's range, for denoisers that state none.
-constexpr double kEdmSigmaMin = 0.002, kEdmSigmaMax = 80;
-
-double schedule_sigma_max(const ModelInfo& info) {
+// [lowest, highest] noise level of a model's runs: the grid's range, clipped to what the
+// model knows, as EDM's samplers do.
+std::pair<double, double> noise_range(const ModelInfo& info, const SampleOptions& options) {
   // A one-step generator was trained at one noise level and knows no other.
-  if (info.init_sigma > 0) return info.init_sigma;
-  if (info.sigma_max > 0 && std::isfinite(info.sigma_max)) return info.sigma_max;
-  return kEdmSigmaMax;
+  auto [low, high] = default_noise_range(options.discretization, options.epsilon_s);
+  if (info.sigma_min > 0) low = std::max(low, info.sigma_min);
+  if (info.sigma_max > 0) high = std::min(high, info.sigma_max);
+  if (info.init_sigma > 0) high = info.init_sigma;
+  return {low, high};
 }
 
-// Karras et al. 2022, eq. 5, with the final 0: N + 1 knots.
-std::vector<double> rho_grid(double sigma_min, double sigma_max, double rho, int64_t n) {
-  std::vector<double> knots;
-  const double high = std::pow(sigma_max, 1 / rho), low = std::pow(sigma_min, 1 / rho);
-  for (int64_t i = 0; i < n; ++i) {
-    const double u = n > 1 ? static_cast<double>(i) / static_cast<double>(n - 1) : 0;
-    knots.push_back(std::pow(high + u * (low - high), rho));
-  }
-  // Exact ends: pow(pow(s, 1/rho), rho) is off in the last bit.
-  knots.front() = sigma_max;
-  if (n > 1) knots.back() = sigma_min;
-  knots.push_back(0);
-  return knots;
+double sigma_of_time(double t, const ModelInfo& info) {
+  if (t == 1) return 0;
+  return sigma_from_t(Dual(at::scalar_tensor(t, at::kDouble)), info.base_std,
+                      info.interpolant)
+      .value.item<double>();
 }
-
-double sigma_of_time(double t, double base_std) { return base_std * (1 - t) / t; }
-double time_of_sigma(double sigma, double base_std) {
-  return std::isinf(sigma) ? 0 : base_std / (base_std + sigma);
+double time_of_sigma(double sigma, const ModelInfo& info) {
+  if (std::isinf(sigma)) return 0;
+  return sigma == 0 ? 1
+                    : t_from_sigma(Dual(at::scalar_tensor(sigma, at::kDouble)),
+                                   info.base_std, info.interpolant)
+                          .value.item<double>();
 }
 
 void check_knots(const Schedule& schedule, const ModelInfo& info) {
@@ -89,10 +86,10 @@ Schedule user_schedule(const ModelInfo& info, const SampleOptions& options) {
     if (!inside)
       throw UsageError(format("%s: %g is outside %s", flag, knot,
                               in_sigma ? "[0, inf)" : "[0, 1]"));
-    if (in_sigma && !schedule.sigma) knot = time_of_sigma(knot, info.base_std);
+    if (in_sigma && !schedule.sigma) knot = time_of_sigma(knot, info);
     // Time 0 is an infinite sigma: the highest that the model knows stands for it.
     if (!in_sigma && schedule.sigma)
-      knot = knot == 0 ? schedule_sigma_max(info) : sigma_of_time(knot, info.base_std);
+      knot = knot == 0 ? noise_range(info, options).second : sigma_of_time(knot, info);
   }
   check_knots(schedule, info);
   return schedule;
@@ -101,6 +98,7 @@ Schedule user_schedule(const ModelInfo& info, const SampleOptions& options) {
 }  // namespace
 
 Schedule make_schedule(const ModelInfo& info, const SampleOptions& options) {
+  check_discretization(options.discretization);
   // 0 stands for the model's own.
   for (const auto& [flag, sigma] : {std::pair{"--sigma_min", options.sigma_min},
                                     std::pair{"--sigma_max", options.sigma_max}})
@@ -117,19 +115,30 @@ Schedule make_schedule(const ModelInfo& info, const SampleOptions& options) {
   if (info.kind == ModelKind::denoiser) {
     const int64_t steps =
         options.steps > 0 ? options.steps : (info.init_sigma > 0 ? 1 : 18);
-    double low = options.sigma_min, high = options.sigma_max;
-    if (low <= 0) low = info.sigma_min > 0 ? info.sigma_min : kEdmSigmaMin;
-    if (high <= 0) high = schedule_sigma_max(info);
-    if (!(options.rho > 0) || std::isinf(options.rho))
-      throw UsageError(format("--rho: a finite number above 0, not %g", options.rho));
-    if (steps > 1 && !(low < high))
-      throw UsageError(format("--sigma_min: %g is not below --sigma_max %g", low, high));
+    const auto [low, high] = noise_range(info, options);
+    NoiseGrid grid;
+    grid.discretization = options.discretization;
+    grid.sigma_min = options.sigma_min > 0 ? options.sigma_min : low;
+    grid.sigma_max = options.sigma_max > 0 ? options.sigma_max : high;
+    grid.rho = options.rho;
+    grid.epsilon_s = options.epsilon_s;
+    grid.c_1 = options.c_1;
+    grid.c_2 = options.c_2;
+    grid.m = options.m;
     schedule.sigma = true;
-    schedule.times = rho_grid(low, high, options.rho, steps);
-    schedule.source = format("edm(rho=%g)", options.rho);
+    schedule.times = noise_levels_of(grid, steps);
+    schedule.source = grid.discretization == "edm" ? format("edm(rho=%g)", options.rho)
+                                                   : grid.discretization;
+    schedule.sigma_min = grid.sigma_min;
+    schedule.sigma_max = grid.sigma_max;
+    schedule.epsilon_s = grid.epsilon_s;
     check_knots(schedule, info);
     return schedule;
   }
+  if (options.discretization != "edm")
+    throw UsageError(format("--disc: for denoisers; this model is a %s and runs in time "
+                            "(--t_steps)",
+                            std::string(model_kind_name(info.kind)).c_str()));
   if (options.sigma_min > 0 || options.sigma_max > 0)
     throw UsageError(format("--sigma_min, --sigma_max: for denoisers; this model is a %s "
                             "and runs in time (--t_steps)",

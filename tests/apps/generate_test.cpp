@@ -268,6 +268,105 @@ TEST_F(Generate, InterruptedRunsExitWith130AndContinue) {
   EXPECT_FALSE(fs::exists(path("a.npz")) || fs::exists(path("g.png")));
 }
 
+TEST_F(Generate, SolverOptionsReachTheSolver) {
+  save("d.safetensors", kTinyDenoiser);
+  save("m.safetensors", kTinyFlowMap);
+  const std::string d = "generate --network d.safetensors --seeds 0-3 --steps 6 --raw ";
+  ASSERT_EQ(run(d + "plain.st").code, 0);
+  // Two spellings of one thing, each from the same seeds.
+  ASSERT_EQ(run(d + "a.st --S_churn 3 --S_min 0.1 --S_max 40 --S_noise 1.01").code, 0);
+  ASSERT_EQ(run(d + "b.st --solver-options churn=3,S_min=0.1 --solver-options S_max=40 "
+                    "--S-noise=1.01 --batch 1").code, 0);
+  EXPECT_LT((raw("a.st") - raw("b.st")).abs().max().item<float>(), 1e-4);
+  EXPECT_GT((raw("a.st") - raw("plain.st")).abs().max().item<float>(), 1e-3);
+  // The ablations: a grid, a variable, a scale.
+  for (const char* flags : {"--disc vp", "--schedule vp", "--scaling vp", "--alpha 0.5",
+                            "--disc iddpm --M 500 --C_2 0.01"}) {
+    const AppResult result = run(d + "c.st --overwrite " + flags);
+    ASSERT_EQ(result.code, 0) << result.err;
+    EXPECT_THAT(result.out, HasSubstr("11 network evaluations an image")) << flags;
+    EXPECT_GT((raw("c.st") - raw("plain.st")).abs().max().item<float>(), 1e-6) << flags;
+  }
+  ASSERT_EQ(run(d + "same.st --schedule linear --scaling none --disc edm").code, 0);
+  EXPECT_TRUE(raw("same.st").equal(raw("plain.st")));
+  // Flow maps: noise between the jumps, one number or one a step.
+  const std::string m = "generate --network m.safetensors --seeds 0-3 --steps 2 --raw ";
+  ASSERT_EQ(run(m + "j0.st").code, 0);
+  ASSERT_EQ(run(m + "j1.st --churn 0.7").code, 0);
+  ASSERT_EQ(run(m + "j2.st --solver-options churn=0.7,1").code, 0);
+  EXPECT_GT((raw("j1.st") - raw("j0.st")).abs().max().item<float>(), 1e-3);
+  EXPECT_TRUE(raw("j2.st").equal(raw("j1.st")));  // nothing follows the last jump
+  const std::string bad = "--network m.safetensors --raw x.st ";
+  refused(bad + "--S_churn 1", 2, "--solver flow_map: --S_churn: unknown key 'S_churn'");
+  refused(bad + "--churn 2", 2, "between 0 (none) and 1");
+  refused(bad + "--churn ''", 2, "--churn");
+  refused(bad + "--solver heun --solver-options alpa=1", 2, "did you mean 'alpha'");
+  refused(bad + "--solver-options order", 2, "KEY=VALUE");
+  refused(bad + "--solver heun --schedule vp", 2, "for denoisers");
+  refused(bad + "--disc vp", 2, "--disc: for denoisers");
+  refused("--network d.safetensors --raw x.st --disc cosine", 2, "unknown discretization");
+  refused("--network d.safetensors --raw x.st --schedule cosine", 2, "schedule");
+}
+
+TEST_F(Generate, GuidanceByClassAndByAnotherNetwork) {
+  save("c.safetensors", kTinyConditional);
+  save("d.safetensors", kTinyDenoiser);
+  const std::string base =
+      "generate --network c.safetensors --seeds 0-3 --class 1 --steps 3 --raw ";
+  ASSERT_EQ(run(base + "plain.st").code, 0);
+  const AppResult one = run(base + "one.st --guidance 1");
+  ASSERT_EQ(one.code, 0) << one.err;
+  EXPECT_THAT(one.out, HasSubstr("3 network evaluations an image"));
+  EXPECT_TRUE(raw("one.st").equal(raw("plain.st")));
+  const AppResult guided = run(base + "g.st --guidance 2.5");
+  ASSERT_EQ(guided.code, 0) << guided.err;
+  EXPECT_THAT(guided.out, HasSubstr("6 network evaluations an image, 24 in all"));
+  EXPECT_GT((raw("g.st") - raw("plain.st")).abs().max().item<float>(), 1e-3);
+  // A guide that is the network itself changes nothing.
+  ASSERT_EQ(run(base + "self.st --guidance 2.5 --gnet c.safetensors").code, 0);
+  EXPECT_LT((raw("self.st") - raw("plain.st")).abs().max().item<float>(), 1e-4);
+  const std::string bad = "--network c.safetensors --raw x.st ";
+  refused(bad + "--gnet c.safetensors", 2, "by --guidance");
+  refused(bad + "--guidance 2 --gnet d.safetensors", 2, "cannot guide");
+  refused(bad + "--guidance 2 --gnet none.st", 2, "--gnet: none.st does not exist");
+  refused("--network d.safetensors --raw x.st --guidance 2", 2, "no classes");
+  EXPECT_FALSE(fs::exists(path("x.st")));
+}
+
+// A network that takes the scale is asked once a step.
+TEST_F(Generate, GuidanceAsAnInput) {
+  save("g.safetensors", R"({"network": {"type": "mlp", "width": 16, "depth": 2},
+    "preconditioning": {"type": "flow", "two_times": true, "guidance_input": true},
+    "sample_shape": [3, 4, 4], "label_dim": 3})");
+  const std::string base =
+      "generate --network g.safetensors --seeds 0-3 --class 1 --steps 2 --raw ";
+  ASSERT_EQ(run(base + "plain.st").code, 0);
+  const AppResult result = run(base + "g.st --guidance 3");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("2 network evaluations an image"));
+  EXPECT_GT((raw("g.st") - raw("plain.st")).abs().max().item<float>(), 1e-4);
+}
+
+TEST_F(Generate, InterpolationRunsThroughTheSeeds) {
+  save("c.safetensors", kTinyConditional);
+  const std::string base = "generate --network c.safetensors --seeds 5,2,9 --steps 2 ";
+  ASSERT_EQ(run(base + "--raw seeds.st --npz seeds.npz").code, 0);
+  const AppResult result =
+      run(base + "--interpolate 4 --raw path.st --npz path.npz --outdir out");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("9 images"));
+  const at::Tensor path_images = raw("path.st"), seeds = raw("seeds.st");
+  for (const int64_t i : {0, 1, 2})
+    EXPECT_LT((path_images[4 * i] - seeds[i]).abs().max().item<float>(), 1e-4) << i;
+  EXPECT_TRUE(fs::exists(path("out/000008.png")));
+  // The class is that of the nearer seed.
+  const at::Tensor ends = to_tensor(read_npz(path("seeds.npz")).at("arr_1"));
+  const at::Tensor classes = to_tensor(read_npz(path("path.npz")).at("arr_1"));
+  const at::Tensor nearer = at::tensor({0, 0, 1, 1, 1, 1, 2, 2, 2}, at::kLong);
+  EXPECT_TRUE(classes.equal(ends.index_select(0, nearer)));
+  refused("--network c.safetensors --seeds 5 --interpolate 4 --raw x.st", 2, "two seeds");
+}
+
 TEST_F(Generate, BadInputs) {
   save("m.safetensors", kTinyFlowMap);
   save("c.safetensors", kTinyConditional);

@@ -1,21 +1,16 @@
-// Samplers against EDM's own numbers, closed-form flows, and their declared cost.
+// Samplers against closed-form flows, and their declared cost.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <ATen/ATen.h>
 
 #include <cmath>
-#include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "flowmap/base/error.h"
-#include "flowmap/base/file.h"
-#include "flowmap/tensor_io.h"
 #include "samplers/engine.h"
 #include "samplers/sampler.h"
 #include "tests/support/analytic_models.h"
-#include "tests/support/reference.h"
 
 namespace flowmap::samplers {
 namespace {
@@ -23,13 +18,11 @@ namespace {
 using flowmap::testing::CountingModel;
 using flowmap::testing::GaussianFlow;
 using flowmap::testing::MixtureModel;
-using nlohmann::json;
-
-const Draw kNoDraw(0, 0, 0);
 
 at::Tensor run(const std::string& name, Model& model, const at::Tensor& latents,
                const Schedule& schedule) {
-  return make_sampler(name, Config())->sample(model, latents, {}, schedule, kNoDraw);
+  return make_sampler(name, Config())
+      ->sample(model, latents, {}, schedule, Draw(0, 0, latents.size(0)));
 }
 
 at::Tensor normals(int64_t rows, int64_t d) {
@@ -38,88 +31,6 @@ at::Tensor normals(int64_t rows, int64_t d) {
 
 double largest_gap(const at::Tensor& a, const at::Tensor& b) {
   return (a - b).abs().max().item<double>();
-}
-
-// |a - b| relative to the largest of b.
-double relative_gap(const at::Tensor& a, const at::Tensor& b) {
-  return largest_gap(a, b) / b.abs().max().item<double>();
-}
-
-std::shared_ptr<Model> reference_model(const SafetensorsReader& reader,
-                                       const std::string& name) {
-  const auto tensor = [&](const char* part) {
-    return read_tensor(reader, "model/" + name + "/" + part);
-  };
-  if (name == "gauss12")
-    return std::make_shared<flowmap::testing::GaussianDenoiser>(
-        std::vector<int64_t>{3, 2, 2}, tensor("m"), tensor("Q"), tensor("s"));
-  return std::make_shared<MixtureModel>(ModelKind::denoiser, std::vector<int64_t>{2},
-                                        tensor("w"), tensor("m"), tensor("c"));
-}
-
-// Whether a case of the reference is one of these samplers: no churn, no guidance, plain
-// scaling, sigma as the variable of integration, no rounding of sigma by the network.
-bool is_plain_case(const json& config, const std::string& name) {
-  if (config.value("S_churn", 0.0) != 0 || config.contains("guide")) return false;
-  if (name.find("rounded") != std::string::npos) return false;
-  if (name.starts_with("edm_")) return true;
-  return name.starts_with("abl_") && config.value("schedule", "") == "linear" &&
-         config.value("scaling", "") == "none" && config.value("alpha", 1.0) == 1.0;
-}
-
-// The schedule of a case: by our grid, or for ablations (grids vp, ve, iddpm, edm) by the
-// sigmas at which their network was first called in each step.
-Schedule reference_schedule(const ModelInfo& info, const json& config, bool ablation,
-                            const at::Tensor& net_sigma) {
-  SampleOptions options;
-  if (ablation) {
-    const int64_t calls = config["solver"] == "euler" ? 1 : 2;
-    for (int64_t i = 0; i < net_sigma.numel(); i += calls)
-      options.sigma_steps.push_back(net_sigma[i].item<double>());
-    options.sigma_steps.push_back(0);
-  } else {
-    options.steps = config["num_steps"];
-    options.sigma_min = config.value("sigma_min", 0.0);
-    options.sigma_max = config.value("sigma_max", 0.0);
-    options.rho = config.value("rho", 7.0);
-  }
-  return make_schedule(info, options);
-}
-
-TEST(SamplerReference, EdmCasesWithoutChurn) {
-  const auto folder = flowmap::testing::reference_folder() / "methods";
-  FM_NEED_FILE(folder / "samplers_edm.safetensors");
-  const SafetensorsReader reader(folder / "samplers_edm.safetensors");
-  const json root = json::parse(read_file(folder / "samplers_edm.json"));
-  int compared = 0;
-  for (const json& item : root["cases"]) {
-    const std::string name = item["name"];
-    const json& config = item["config"];
-    if (!is_plain_case(config, name)) continue;
-    SCOPED_TRACE(name);
-    const auto tensor = [&](const char* part) {
-      return read_tensor(reader, name + "/" + part);
-    };
-    const auto model = reference_model(reader, config["model"]);
-    if (item.contains("network_sigma_range"))
-      dynamic_cast<MixtureModel&>(*model).set_sigma_range(
-          item["network_sigma_range"][0], item["network_sigma_range"][1]);
-    CountingModel counting(*model);
-    const bool ablation = name.starts_with("abl_");
-    const Schedule schedule =
-        reference_schedule(model->info(), config, ablation, tensor("net_sigma"));
-    const std::string solver = config.value("solver", "heun");
-    const at::Tensor out = run(solver, counting, tensor("latents"), schedule);
-    EXPECT_LT(relative_gap(out, tensor("final")), 1e-12);
-    EXPECT_LT(relative_gap(at::stack(counting.inputs), tensor("net_x")), 1e-12);
-    EXPECT_LT(relative_gap(at::tensor(counting.times, at::kDouble), tensor("net_sigma")),
-              1e-12);
-    const int64_t nfe = item["nfe"];
-    EXPECT_EQ(counting.evaluations(), nfe);
-    EXPECT_EQ(make_sampler(solver, Config())->evaluations(model->info(), schedule), nfe);
-    ++compared;
-  }
-  EXPECT_EQ(compared, 14);  // five of edm_sampler, nine ablations
 }
 
 // log2 of the factor by which the error at t = 1 falls when the steps are doubled.
@@ -202,10 +113,11 @@ TEST(Samplers, CostIsAsDeclared) {
     for (const int64_t steps : {1, 2, 5}) {
       CountingModel counting(flow);
       const Schedule schedule = make_schedule(flow.info(), {.steps = steps});
+      const int64_t declared =
+          make_sampler(entry.name, Config())->evaluations(flow.info(), schedule);
+      if (declared == 0) continue;  // by tolerance
       run(entry.name, counting, normals(3, 2), schedule);
-      EXPECT_EQ(counting.evaluations(),
-                entry.make(Config())->evaluations(flow.info(), schedule))
-          << entry.name << " " << steps;
+      EXPECT_EQ(counting.evaluations(), declared) << entry.name << " " << steps;
     }
 }
 

@@ -1,5 +1,4 @@
-// Knots: EDM's grid against the reference, uniform times, the user's lists, and what is
-// refused.
+// Knots: uniform times, the user's lists, and what is refused.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,9 +6,7 @@
 #include <string>
 
 #include "flowmap/base/error.h"
-#include "flowmap/tensor_io.h"
 #include "samplers/sampler.h"
-#include "tests/support/reference.h"
 
 namespace flowmap::samplers {
 namespace {
@@ -26,24 +23,6 @@ std::string refusal(const ModelInfo& info, const SampleOptions& options) {
     return error.what();
   }
   return "accepted";
-}
-
-TEST(Schedule, EdmGridAgreesWithReference) {
-  const auto path = flowmap::testing::reference_folder() / "methods/samplers_edm.safetensors";
-  FM_NEED_FILE(path);
-  const SafetensorsReader reader(path);
-  for (const int64_t n : {2, 5, 18, 40, 256}) {
-    const at::Tensor sigma =
-        read_tensor(reader, "grid_edm_" + std::to_string(n) + "/sigma");
-    const Schedule schedule =
-        make_schedule(info_of(ModelKind::denoiser), {.steps = n});
-    ASSERT_EQ(schedule.times.size(), static_cast<std::size_t>(n) + 1);
-    EXPECT_TRUE(schedule.sigma);
-    EXPECT_EQ(schedule.times.back(), 0);
-    for (int64_t i = 0; i < n; ++i)
-      EXPECT_NEAR(schedule.times[static_cast<std::size_t>(i)] / sigma[i].item<double>(), 1,
-                  1e-12) << n << " steps, knot " << i;
-  }
 }
 
 TEST(Schedule, DefaultsFollowTheKind) {
@@ -102,6 +81,17 @@ TEST(Schedule, RefusesWhatCannotBe) {
   EXPECT_THAT(refusal(denoiser, {.sigma_min = 90, .sigma_max = 80}),
               HasSubstr("not below"));
   EXPECT_THAT(refusal(denoiser, {.sigma_max = 80, .rho = 0}), HasSubstr("--rho"));
+  SampleOptions grid{.steps = 4};
+  grid.discretization = "iddmp";
+  EXPECT_THAT(refusal(denoiser, grid), HasSubstr("did you mean 'iddpm'"));
+  grid.discretization = "iddpm";
+  EXPECT_THAT(refusal(flow, grid), HasSubstr("--disc"));
+  grid.m = 3;
+  EXPECT_THAT(refusal(denoiser, grid), HasSubstr("raise --M"));
+  grid.m = 0;
+  EXPECT_THAT(refusal(denoiser, grid), HasSubstr("--M"));
+  grid.epsilon_s = 1;
+  EXPECT_THAT(refusal(denoiser, grid), HasSubstr("--epsilon_s"));
 }
 
 TEST(SamplerRegistry, UnknownNameHintsAtTheNearest) {

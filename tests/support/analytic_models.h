@@ -234,6 +234,7 @@ class CountingModel : public Model {
   Dual velocity(const Dual& x, const Dual& t, const Condition& c, Context& ctx) override {
     ++velocities;
     times.push_back(t.value.flatten()[0].item<double>());
+    inputs.push_back(x.value.clone());
     return inner_.velocity(x, t, c, ctx);
   }
   Dual average_velocity(const Dual& x, const Dual& s, const Dual& t, const Condition& c,
@@ -241,6 +242,7 @@ class CountingModel : public Model {
     ++averages;
     times.push_back(s.value.flatten()[0].item<double>());
     times.push_back(t.value.flatten()[0].item<double>());
+    inputs.push_back(x.value.clone());
     return inner_.average_velocity(x, s, t, c, ctx);
   }
   Dual denoise(const Dual& x, const Dual& sigma, const Condition& c,
@@ -254,12 +256,15 @@ class CountingModel : public Model {
            Context& ctx) override {
     return inner_.raw(x, t, t2, c, ctx);
   }
+  at::Tensor round_sigma(const at::Tensor& sigma) const override {
+    return inner_.round_sigma(sigma);
+  }
   double multiply_adds() const override { return inner_.multiply_adds(); }
 
   int64_t evaluations() const { return velocities + averages + denoisings; }
   int64_t velocities = 0, averages = 0, denoisings = 0;
   std::vector<double> times;       // of the first row, in order
-  std::vector<at::Tensor> inputs;  // of denoisings
+  std::vector<at::Tensor> inputs;  // of all
 
  private:
   Model& inner_;
