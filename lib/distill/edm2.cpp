@@ -42,7 +42,7 @@ class Edm2Loss : public Task {
   LossResult loss(const Turn&, const Batch& batch, const StepContext& step) override {
     const auto [sigma, noise] = levels_.draw(step.draw, batch.x);
     Context context = step.training_context(step.draw);
-    const Condition condition{batch.labels, {}, {}};
+    const Condition condition{batch.labels, batch.augment_labels, {}};
     const UncertainLoss raw = uncertain_denoising_loss(
         *players_[0].model, batch.x, noise, sigma, condition, context);
     const double dimensions = static_cast<double>(batch.x[0].numel());

@@ -1,8 +1,10 @@
-// Flow matching (Lipman et al. 2023; Liu et al. 2023): regress the velocity x1 - b n.
+// Flow matching (Lipman et al. 2023; Liu et al. 2023): regress the velocity x1 - b n, noise
+// and data independent or paired by optimal transport (Tong et al. 2023; Pooladian et al.).
 #include <ATen/ATen.h>
 
 #include "distill/flow_map_losses.h"
 #include "distill/method.h"
+#include "distill/ot_coupling.h"
 #include "flowmap/interpolant.h"
 #include "flowmap/time_sampling.h"
 
@@ -16,6 +18,7 @@ class FlowMatching : public Task {
     const Config options = context.config.child("method");
     times_ = read_time_sampler(options.child("times"));
     label_dropout_ = options.number("label_dropout", 0, 0, 1);
+    ot_group_ = read_ot_group(options);
     players_.push_back(make_student(context));
   }
 
@@ -24,8 +27,12 @@ class FlowMatching : public Task {
   LossResult loss(const Turn&, const Batch& batch, const StepContext& step) override {
     Model& model = *players_[0].model;
     const at::Tensor t = times_.sample(step.draw, "time").to(batch.x.device());
-    const at::Tensor noise = step.draw.normal("noise", batch.x.sizes().slice(1))
-                                 .to(batch.x.device());
+    at::Tensor noise = step.draw.normal("noise", batch.x.sizes().slice(1))
+                           .to(batch.x.device());
+    if (ot_group_ > 0)
+      noise = noise.index_select(
+          0, ot_pairing_in_groups(batch.x, noise, ot_group_, step.first_row)
+                 .to(noise.device()));
     const Interpolated point = interpolate(batch.x, noise, t, model.info().base_std,
                                            model.info().interpolant);
     Condition condition{batch.labels, batch.augment_labels, {}};
@@ -49,6 +56,7 @@ class FlowMatching : public Task {
  private:
   TimeSampler times_;
   double label_dropout_ = 0;
+  int64_t ot_group_ = 0;
   std::vector<Player> players_;
 };
 

@@ -344,7 +344,7 @@ TEST_F(Train, EdmFlagsEqualKeys) {
   const AppResult flags = run(
       "train -n --data pictures --cond 1 --arch ddpmpp --precond edm --batch 4 "
       "--batch-gpu 2 --duration 0.5 --lr 2e-3 --dropout 0.1 --cbase 8 --cres 1,1 "
-      "--ema 0.25 --xflip 1 --tick 3 --snap 7 --dump 9 --seed 5 --threads 1 "
+      "--ema 0.25 --xflip 1 --augment 0.15 --tick 3 --snap 7 --dump 9 --seed 5 --threads 1 "
       "--precision bf16 --device cpu --workers 2 --bench 1 --cache 1");
   ASSERT_EQ(flags.code, 0) << flags.err;
   put_file(path("keys.json"), R"({
@@ -354,7 +354,8 @@ TEST_F(Train, EdmFlagsEqualKeys) {
     "preconditioning": {"type": "edm"}, "method": {"type": "edm"},
     "trainer": {"batch": 4, "batch_gpu": 2, "duration": 0.5, "lr": 2e-3,
                 "lr_rampup": 10000000, "ema": [{"type": "halflife", "images": 250000}],
-                "xflip": true, "tick": 3, "snap": 7, "dump": 9, "seed": 5, "threads": 1,
+                "xflip": true, "augment": 0.15, "tick": 3, "snap": 7, "dump": 9,
+                "seed": 5, "threads": 1,
                 "precision": "bf16", "device": "cpu"}})");
   const AppResult keys = run("train -n --config keys.json");
   ASSERT_EQ(keys.code, 0) << keys.err;

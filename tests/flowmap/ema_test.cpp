@@ -21,12 +21,14 @@ using testing::MethodReference;
 using ::testing::HasSubstr;
 using Rule = EmaProfile::Rule;
 
-// The average of the stored path of a weight vector, after each update.
-at::Tensor averages_along(const at::Tensor& path, const EmaProfile& profile, int64_t batch) {
+// The average of the stored path of a weight vector, after each update. `counted`: images
+// of this step that the profile is told of as seen (EDM2 counts before its update).
+at::Tensor averages_along(const at::Tensor& path, const EmaProfile& profile, int64_t batch,
+                          int64_t counted = 0) {
   Ema ema(profile, {{"w", path[0]}});
   std::vector<at::Tensor> rows;
   for (int64_t k = 0; k + 1 < path.size(0); ++k) {
-    ema.update({{"w", path[k + 1]}}, k * batch, batch, k);
+    ema.update({{"w", path[k + 1]}}, k * batch + counted, batch, k);
     rows.push_back(ema.averages()[0].tensor.clone());
   }
   return at::stack(rows);
@@ -52,6 +54,47 @@ TEST(EmaReference, HalfLifeWithRampIsEdms) {
                          reference.at(name + "/ema")),
               1e-12)
         << name;
+  }
+}
+
+TEST(EmaReference, HalfLifeCountedAfterTheStepIsEdm2s) {
+  FM_NEED_METHOD_REFERENCE("training");
+  const MethodReference reference("training");
+  const auto names = reference.names("ema_edm2_");
+  ASSERT_EQ(names.size(), 4u);
+  for (const std::string& name : names) {
+    const Config config = reference.config(name);
+    const EmaProfile profile{.rule = Rule::halflife,
+                             .halflife = config.number("halflife_Mimg") * 1e6,
+                             .rampup = config.number("rampup_ratio", 0.0)};
+    const int64_t batch = config.integer("batch");
+    EXPECT_LT(difference(averages_along(reference.at("path"), profile, batch, batch),
+                         reference.at(name + "/ema")),
+              1e-12)
+        << name;
+  }
+}
+
+// Iteration i is after i batches for the half-life, and the i-th update for the power.
+TEST(EmaReference, FastGensDecays) {
+  FM_NEED_METHOD_REFERENCE("training");
+  const MethodReference reference("training");
+  const Config config = reference.config("fastgen_betas");
+  const int64_t batch = config.integer("batch");
+  const double g = config.number("gamma");
+  const EmaProfile halflife{.rule = Rule::halflife,
+                            .halflife = config.number("halflife_kimg") * 1000,
+                            .rampup = config.number("rampup_ratio")};
+  const EmaProfile power{.rule = Rule::power,
+                         .std = std::sqrt((g + 1) / ((g + 2) * (g + 2) * (g + 3)))};
+  const at::Tensor iterations = reference.at("fastgen_betas/iteration");
+  ASSERT_GT(iterations.size(0), 10);
+  for (int64_t k = 0; k < iterations.size(0); ++k) {
+    const auto i = iterations[k].item<int64_t>();
+    EXPECT_NEAR(halflife.beta(i * batch, batch, i),
+                reference.at("fastgen_betas/halflife")[k].item<double>(), 1e-12) << i;
+    EXPECT_NEAR(power.beta((i - 1) * batch, batch, i - 1),
+                reference.at("fastgen_betas/power")[k].item<double>(), 1e-12) << i;
   }
 }
 

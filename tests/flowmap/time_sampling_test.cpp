@@ -63,6 +63,35 @@ TEST(TimeSamplerReference, LogitNormalOfTheNormalDraw) {
                        reference.at("time_samplers/logit_normal_-0.4_1.0")), 1e-12);
 }
 
+// EDM's noise levels: t = 1 / (1 + sigma), ln sigma ~ N(P_mean, P_std^2).
+TEST(TimeSamplerReference, LognormalNoiseLevels) {
+  FM_NEED_METHOD_REFERENCE("training");
+  const testing::MethodReference reference("training");
+  const struct { const char* name; double mean, std; } cases[] = {
+      {"-1.2_1.2", -1.2, 1.2}, {"-0.4_1.0", -0.4, 1}, {"-0.8_1.6", -0.8, 1.6}};
+  for (const auto& item : cases) {
+    const TimeSampler sampler = read_time_sampler(Config::from_text(
+        R"({"type": "lognormal", "P_mean": )" + std::to_string(item.mean) +
+            R"(, "P_std": )" + std::to_string(item.std) + "}", "test"));
+    EXPECT_EQ(sampler.rule, TimeSampler::Rule::logit_normal);
+    const at::Tensor sigma =
+        reference.at(std::string("time_samplers/lognormal_") + item.name);
+    // Our normal is minus theirs.
+    const at::Tensor t =
+        (sampler.mean - sampler.std * reference.at("time_samplers/normal")).sigmoid();
+    EXPECT_LT(difference(t, 1 / (1 + sigma)), 1e-12) << item.name;
+  }
+}
+
+TEST(TimeSampler, LognormalQuantiles) {
+  const TimeSampler sampler =
+      read_time_sampler(Config::from_text(R"({"type": "lognormal"})", "test"));
+  const at::Tensor t = sampler.sample(Draw(1, 0, kMany), "time");
+  const at::Tensor log_sigma = (1 / t - 1).log().to(at::kDouble);
+  EXPECT_NEAR(mean_of(log_sigma), -1.2, 0.02);
+  EXPECT_NEAR(log_sigma.std().item<double>(), 1.2, 0.02);
+}
+
 TEST(TimeSampler, IsReadAndChecked) {
   const auto read = [](const char* text) {
     return read_time_sampler(Config::from_text(text, "test"));
@@ -96,6 +125,142 @@ TEST(TimePairSampler, StartsAtNoiseAsOftenAsAsked) {
   const auto plain = TimePairSampler{}.sample(draw, "pair");
   EXPECT_TRUE(at::equal(t, plain.t));
   EXPECT_TRUE(at::equal(at::where(s.eq(0), s, plain.s), s));
+}
+
+TEST(TimePairSamplerReference, TriangleOfTwoUniforms) {
+  FM_NEED_METHOD_REFERENCE("training");
+  const testing::MethodReference reference("training");
+  const at::Tensor p = reference.at("triangle/p"), q = reference.at("triangle/q");
+  EXPECT_TRUE(at::equal(at::minimum(p, q), reference.at("triangle/s")));
+  EXPECT_TRUE(at::equal(at::maximum(p, q), reference.at("triangle/t")));
+  const Draw draw(3, 0, 64);  // that is what becomes of the draw's own uniforms
+  const auto [s, t] = TimePairSampler{}.sample(draw, "pair");
+  const at::Tensor a = draw.uniform("pair/p", {}), b = draw.uniform("pair/q", {});
+  EXPECT_TRUE(at::equal(s, at::minimum(a, b)));
+  EXPECT_TRUE(at::equal(t, at::maximum(a, b)));
+}
+
+TimePairSampler read_pairs(const char* text) {
+  return read_time_pair_sampler(Config::from_text(text, "test"));
+}
+
+double normal_share(double z) { return 0.5 * std::erfc(-z / std::sqrt(2.0)); }
+double logit(double t) { return std::log(t / (1 - t)); }
+
+// Two logit-normals in order: P(s > x) = P(a > x)^2, P(t < x) = P(a < x)^2.
+TEST(TimePairSampler, LogitNormalsInOrder) {
+  const auto [s, t] =
+      read_pairs(R"({"type": "logit_normal", "mean": -0.4, "std": 1.3})")
+          .sample(Draw(4, 0, kMany), "pair");
+  EXPECT_GE((t - s).min().item<double>(), 0);
+  for (const double x : {0.1, 0.4, 0.7}) {
+    const double below = normal_share((logit(x) + 0.4) / 1.3);
+    EXPECT_NEAR(mean_of(t.lt(x)), below * below, 6e-3) << x;
+    EXPECT_NEAR(mean_of(s.gt(x)), (1 - below) * (1 - below), 6e-3) << x;
+  }
+}
+
+// MeanFlow's levels: ln sigma at s ~ N(-0.6, 1.6^2), at t ~ N(-4, 1.6^2), t not below s.
+TEST(TimePairSampler, LognormalNoiseLevels) {
+  const auto [s, t] = read_pairs(R"({"type": "lognormal"})")
+                          .sample(Draw(5, 0, kMany), "pair");
+  EXPECT_GE((t - s).min().item<double>(), 0);
+  for (const double x : {0.2, 0.65, 0.9}) {
+    const double first = normal_share((logit(x) - 0.6) / 1.6);
+    EXPECT_NEAR(mean_of(s.lt(x)), first, 6e-3) << x;
+    EXPECT_NEAR(mean_of(t.lt(x)), first * normal_share((logit(x) - 4) / 1.6), 6e-3) << x;
+  }
+  // Where the second would lie below the first both are one.
+  EXPECT_NEAR(mean_of(s.eq(t)), normal_share(-3.4 / (1.6 * std::sqrt(2.0))), 6e-3);
+}
+
+// h = u^(1/k): E h = k/(k+1), E h^2 = k/(k+2); s uniform in [0, 1-h].
+TEST(TimePairSampler, GapPowerFavoursLongJumps) {
+  for (const double power : {1.0, 0.5, 3.0}) {
+    TimePairSampler sampler{.rule = TimePairSampler::Rule::gap, .gap_power = power};
+    const auto [s, t] = sampler.sample(Draw(6, 0, kMany), "pair");
+    const at::Tensor h = t - s;
+    EXPECT_GE(h.min().item<double>(), 0);
+    EXPECT_GE(s.min().item<double>(), 0);
+    EXPECT_LE(t.max().item<double>(), 1);
+    EXPECT_NEAR(mean_of(h), power / (power + 1), 4e-3) << power;
+    EXPECT_NEAR(mean_of(h.square()), power / (power + 2), 4e-3) << power;
+    EXPECT_NEAR(mean_of(s), 0.5 / (power + 1), 4e-3) << power;
+    EXPECT_NEAR(mean_of(s * h), 0.5 * (power / (power + 1) - power / (power + 2)), 4e-3);
+  }
+}
+
+TEST(TimePairSampler, DyadicJumpsStayOnTheirGrid) {
+  const TimePairSampler sampler = read_pairs(R"({"type": "dyadic", "grid": 16})");
+  const auto [s, t] = sampler.sample(Draw(7, 0, kMany), "pair");
+  EXPECT_LE(t.max().item<double>(), 1);
+  EXPECT_GE(s.min().item<double>(), 0);
+  const at::Tensor h = t - s;
+  double share = 0;
+  for (const double gap : {1.0, 0.5, 0.25, 0.125}) {
+    const at::Tensor places = s.index({h.eq(gap)}) / gap;  // whole multiples of the jump
+    EXPECT_TRUE(at::equal(places, places.floor()));
+    for (int64_t place = 0; place < std::llround(1 / gap); ++place)
+      EXPECT_NEAR(mean_of(places.eq(place)), gap, 0.015) << gap << " " << place;
+    EXPECT_NEAR(mean_of(h.eq(gap)), 0.25, 6e-3) << gap;
+    share += mean_of(h.eq(gap));
+  }
+  EXPECT_NEAR(share, 1, 1e-12);
+}
+
+TEST(TimePairSampler, EndsAtDataAsOftenAsAsked) {
+  const Draw draw(8, 0, kMany);
+  TimePairSampler sampler{.zero_probability = 0.3, .one_probability = 0.4};
+  const auto [s, t] = sampler.sample(draw, "pair");
+  EXPECT_NEAR(mean_of(t.eq(1)), 0.4, 6e-3);
+  EXPECT_NEAR(mean_of(s.eq(0)), 0.3, 6e-3);
+  // Independent of each other; the other pairs are those of the plain sampler.
+  EXPECT_NEAR(mean_of(t.eq(1).logical_and(s.eq(0))), 0.12, 6e-3);
+  const auto plain = TimePairSampler{}.sample(draw, "pair");
+  EXPECT_TRUE(at::equal(at::where(t.eq(1), t, plain.t), t));
+  sampler.one_probability = 1;
+  EXPECT_EQ(sampler.sample(draw, "pair").t.min().item<double>(), 1);
+}
+
+// What is beyond the limit is cut, nothing else moves.
+TEST(TimePairSampler, GapLimitCuts) {
+  const Draw draw(9, 0, kMany);
+  const TimePairSampler sampler{.one_probability = 0.2};
+  const auto plain = sampler.sample(draw, "pair");
+  for (const double limit : {0.0, 0.25, 0.7}) {
+    const auto [s, t] = sampler.sample(draw, "pair", limit);
+    EXPECT_TRUE(at::equal(s, plain.s));
+    EXPECT_TRUE(at::equal(t, at::minimum(plain.t, plain.s + limit)));
+    EXPECT_LE((t - s).max().item<double>(), limit + 1e-6);
+  }
+  EXPECT_TRUE(at::equal(sampler.sample(draw, "pair", 1).t, plain.t));
+}
+
+TEST(TimePairSampler, IsReadAndChecked) {
+  using Rule = TimePairSampler::Rule;
+  EXPECT_EQ(read_pairs("{}").rule, Rule::triangle);
+  const TimePairSampler normal = read_pairs(R"({"type": "logit_normal", "mean": 1})");
+  EXPECT_EQ(normal.rule, Rule::logit_normal);
+  EXPECT_EQ(normal.mean, 1);
+  const TimePairSampler levels = read_pairs(R"({"type": "lognormal", "P_mean": -0.5,
+    "P_std": 1.1, "P_mean_t": -3, "P_std_t": 1.2, "zero_probability": 0.1,
+    "one_probability": 0.2})");
+  EXPECT_EQ(levels.rule, Rule::two_logit_normals);
+  EXPECT_EQ(levels.mean, 0.5);
+  EXPECT_EQ(levels.std, 1.1);
+  EXPECT_EQ(levels.mean_t, 3);
+  EXPECT_EQ(levels.std_t, 1.2);
+  EXPECT_EQ(levels.zero_probability, 0.1);
+  EXPECT_EQ(levels.one_probability, 0.2);
+  EXPECT_EQ(read_pairs(R"({"type": "gap", "power": 2})").gap_power, 2);
+  EXPECT_EQ(read_pairs(R"({"type": "dyadic"})").grid, 128);
+  EXPECT_THROW(read_pairs(R"({"type": "square"})"), UsageError);
+  EXPECT_THROW(read_pairs(R"({"type": "dyadic", "grid": 12})"), UsageError);
+  EXPECT_THROW(read_pairs(R"({"type": "dyadic", "grid": 1})"), UsageError);
+  EXPECT_THROW(read_pairs(R"({"type": "gap", "power": 0})"), UsageError);
+  EXPECT_THROW(read_pairs(R"({"type": "logit_normal", "std": 0})"), UsageError);
+  EXPECT_THROW(read_pairs(R"({"zero_probability": 1.5})"), UsageError);
+  EXPECT_THROW(read_pairs(R"({"one_probability": -0.5})"), UsageError);
 }
 
 TEST(Interpolant, EndsAndMiddle) {

@@ -9,6 +9,10 @@
 #include "flowmap/base/text.h"
 
 namespace flowmap {
+namespace {
+const std::string kPowerText = "power=";
+constexpr std::string_view kReconstructed = " (reconstructed)";
+}  // namespace
 
 double power_exponent(double std) {
   FM_CHECK(std > 0 && std < 0.2886, "power profile: std ", std,
@@ -49,7 +53,7 @@ double EmaProfile::beta(int64_t images_before, int64_t batch, int64_t step) cons
 std::string EmaProfile::text() const {
   switch (rule) {
     case Rule::halflife: return format("halflife=%.0f,rampup=%g", halflife, rampup);
-    case Rule::power: return format("power=%.3f", std);
+    case Rule::power: return kPowerText + power_std_text(std);
     case Rule::constant: return format("constant=%g%s", decay, warmup ? ",warmup" : "");
   }
   return {};
@@ -60,10 +64,24 @@ std::string EmaProfile::tag() const {
     case Rule::halflife:
       return std::fmod(halflife, 1000) == 0 ? format("h%.0fk", halflife / 1000)
                                             : format("h%.0f", halflife);
-    case Rule::power: return format("%.3f", std);
+    case Rule::power: return power_std_text(std);
     case Rule::constant: return format("%g", decay);
   }
   return {};
+}
+
+std::string power_std_text(double std) {
+  const std::string three = format("%.3f", std);
+  return parse_double(three, "std") == std ? three : format("%.10g", std);
+}
+
+std::string reconstructed_text(double std) {
+  return kPowerText + power_std_text(std) + std::string(kReconstructed);
+}
+
+std::optional<double> power_std_of_text(std::string_view text) {
+  if (!text.starts_with(kPowerText) || text.ends_with(kReconstructed)) return {};
+  return parse_double(text.substr(kPowerText.size()), "power profile");
 }
 
 std::vector<EmaProfile> read_ema_profiles(const Config& trainer) {

@@ -4,7 +4,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <map>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "flowmap/base/config.h"
@@ -29,7 +31,8 @@ struct EmaProfile {
   // Weight of the old average in this update. `images_before`: seen before the step;
   // `step`: optimiser steps done before this one.
   double beta(int64_t images_before, int64_t batch, int64_t step) const;
-  // "halflife=500000,rampup=0.05", "power=0.100", "constant=0.999,warmup": metadata.
+  // "halflife=500000,rampup=0.05", "power=0.100" (more digits where there are more),
+  // "constant=0.999,warmup": metadata.
   std::string text() const;
   // For file names where several profiles are kept: "h500k" ("h1500" where images are no
   // multiple of 1000), "0.100", "0.999".
@@ -39,6 +42,15 @@ struct EmaProfile {
 // Exponent of the power profile with relative standard deviation std: the root of
 // std = sqrt((g+1) / ((g+2)^2 (g+3))) (Karras et al. 2024, eq. 126).
 double power_exponent(double std);
+
+// std with the three digits of EDM2's file names, and more where it has more: "0.100",
+// "0.0125".
+std::string power_std_text(double std);
+// "power=0.150 (reconstructed)": metadata of an average that train/phema.h made.
+std::string reconstructed_text(double std);
+// std of a power profile out of its text(); nothing for the texts of other rules, and of
+// averages that were reconstructed.
+std::optional<double> power_std_of_text(std::string_view text);
 
 // "ema": a list of {"type": "halflife" | "power" | "constant", ...}; default one
 // half-life profile of 500,000 images. Throws UsageError where two have one tag.

@@ -24,6 +24,7 @@ TrainOptions read_train_options(const Config& config) {
   options.keep = trainer.integer("keep", 2, 0, 1 << 30);
   options.seed = static_cast<uint64_t>(trainer.integer("seed", 0, 0));
   options.xflip = trainer.boolean("xflip", false);
+  options.augment = trainer.number("augment", 0, 0, 1);
   options.clip = trainer.number("clip", 0, 0, 1e12);
   options.max_bad_steps = trainer.integer("max_bad_steps", 100, 1);
   options.threads = static_cast<int>(trainer.integer("threads", 0, 0, 4096));

@@ -23,6 +23,7 @@ struct TrainOptions {
   int64_t keep = 0;       // newest training states kept, 0: all
   uint64_t seed = 0;
   bool xflip = false;     // horizontal flips of images, half of the samples
+  double augment = 0;     // probability of each transform of data/augment.h, 0: none
   double clip = 0;        // limit of the global gradient norm, 0: none
   int64_t max_bad_steps = 0;  // steps whose gradient is not finite before the run stops
   int threads = 0;        // 0: LibTorch's default
