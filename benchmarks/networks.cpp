@@ -1,7 +1,7 @@
 // Seconds of a forward, of a forward with backward (flow matching loss) and of steps of
 // Lagrangian self-distillation and of MeanFlow (three quarters of the batch on the
-// diagonal, a quarter off it, no optimiser) of two networks. benchmarks/peers/networks.py does the same in
-// PyTorch; benchmarks/compare runs the two in turns.
+// diagonal, a quarter off it, no optimiser) of two networks. benchmarks/peers/networks.py
+// does the same in PyTorch; benchmarks/compare runs the two in turns.
 //   cifar  CIFAR-10's DDPM++ (Karras et al. 2022) as a two-time flow map
 //   demo   the network of configs/fashion-mnist/student.json
 #include <ATen/ATen.h>
@@ -25,7 +25,7 @@
 #include <vector>
 
 #include "distill/flow_map/losses.h"
-#include "distill/flow_map_losses.h"
+#include "distill/regression_losses.h"
 #include "flowmap/base/config.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/text.h"

@@ -1,5 +1,5 @@
 // The training losses that go with the preconditionings of Karras et al. 2022 (arXiv
-// 2206.00364, table 1); denoising_loss of flow_map_losses.h is EDM's own.
+// 2206.00364, table 1); denoising_loss of regression_losses.h is EDM's own.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -3,7 +3,7 @@
 
 #include <ATen/ATen.h>
 
-#include "distill/flow_map_losses.h"
+#include "distill/regression_losses.h"
 #include "distill/method.h"
 #include "distill/noise_levels.h"
 #include "flowmap/base/error.h"

@@ -2,7 +2,7 @@
 // and data independent or paired by optimal transport (Tong et al. 2023; Pooladian et al.).
 #include <ATen/ATen.h>
 
-#include "distill/flow_map_losses.h"
+#include "distill/regression_losses.h"
 #include "distill/method.h"
 #include "distill/ot_coupling.h"
 #include "flowmap/interpolant.h"

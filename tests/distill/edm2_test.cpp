@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "distill/flow_map/losses.h"
-#include "distill/flow_map_losses.h"
+#include "distill/regression_losses.h"
 #include "distill/method.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/safetensors.h"

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "distill/edm2.h"
-#include "distill/flow_map_losses.h"
+#include "distill/regression_losses.h"
 #include "distill/method.h"
 #include "flowmap/base/error.h"
 #include "tests/support/analytic_models.h"

@@ -1,6 +1,6 @@
 // Loss terms against closed forms (Gaussian maps, one-weight models), finite differences
 // with the teacher frozen, and the reference programs' losses and gradients.
-#include "distill/flow_map_losses.h"
+#include "distill/regression_losses.h"
 #include "distill/flow_map/losses.h"
 
 #include <gtest/gtest.h>

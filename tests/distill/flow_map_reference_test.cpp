@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "distill/flow_map/losses.h"
-#include "distill/flow_map_losses.h"
+#include "distill/regression_losses.h"
 #include "flowmap/interpolant.h"
 #include "flowmap/ops.h"
 #include "flowmap/time_sampling.h"

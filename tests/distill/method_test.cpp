@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <set>
@@ -17,6 +18,7 @@
 #include "flowmap/base/error.h"
 #include "flowmap/tensor_io.h"
 #include "flowmap/train/snapshot.h"
+#include "tests/distill/method_steps.h"
 #include "tests/support/scratch.h"
 
 namespace flowmap::distill {
@@ -26,19 +28,14 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-constexpr int64_t kBatch = 16;
-
 struct Example {
   const char* method;  // in the registry
   const char* name;
   std::string config;
   bool images = false;
   int64_t classes = 0;
+  const char* teacher = "";  // preconditioning of what stands for @TEACHER@
 };
-
-const std::string kMlp = R"("network": {"type": "mlp", "width": 12, "depth": 2})";
-const std::string kUnet = R"("network": {"type": "ddpmpp", "model_channels": 8,
-  "channel_mult": [1], "num_blocks": 1, "attn_resolutions": [], "dropout": 0.3})";
 
 std::vector<Example> examples() {
   const std::string flow = R"(, "preconditioning": {"type": "flow", "base_std": 0.6})";
@@ -50,6 +47,10 @@ std::vector<Example> examples() {
        R"(, "method": {"type": "flow_matching", "label_dropout": 0.4}})", false, 3},
       {"edm", "Points", "{" + kMlp +
        R"(, "preconditioning": {"type": "edm"}, "method": {"type": "edm"}})"},
+      {"edm", "VariancePreserving", "{" + kMlp +
+       R"(, "preconditioning": {"type": "vp"}, "method": {"type": "edm"}})", false, 3},
+      {"edm", "VarianceExploding", "{" + kMlp +
+       R"(, "preconditioning": {"type": "ve"}, "method": {"type": "edm"}})"},
       {"edm2", "Images", R"({"network": {"type": "edm2", "model_channels": 4,
        "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [],
        "channels_per_head": 4, "dropout": 0.3}, "preconditioning": {"type": "edm2",
@@ -57,11 +58,72 @@ std::vector<Example> examples() {
       {"lsd", "Points", "{" + kMlp + map + R"(, "method": {"type": "lsd"}})"},
       {"lsd", "LearnedWeight", "{" + kMlp + R"(, "preconditioning": {"type": "flow",
        "two_times": true, "log_weight": true}, "method": {"type": "lsd", "eta": 0.5,
-       "zero_probability": 0.3}})", false, 3},
+       "pairs": {"zero_probability": 0.3}}})", false, 3},
       {"lsd", "Adaptive", "{" + kMlp + map + R"(, "method": {"type": "lsd", "eta": 0.6,
        "weight": "adaptive", "stop_gradient": "none", "off_diagonal_weight": 2}})"},
       {"lsd", "Images", "{" + kUnet + map + R"(, "method": {"type": "lsd",
        "stop_gradient": "detached"}})", true},
+      {"lsd", "Cauchy", "{" + kMlp + R"(, "preconditioning": {"type": "flow",
+       "two_times": true, "log_weight": true, "interpolant": "trig"}, "method": {"type":
+       "lsd", "weight": "cauchy", "times": {"type": "lognormal", "P_mean": -0.5,
+       "P_std": 1.1}, "pairs": {"type": "logit_normal", "mean": 0.2, "std": 1.5}}})"},
+      {"lsd", "Annealed", "{" + kMlp + map + R"(, "method": {"type": "lsd",
+       "anneal": 0.1, "eta": 0.5, "pairs": {"type": "gap", "power": 2}}})"},
+      {"lsd", "DiagonalOnly", "{" + kMlp + map + R"(, "method": {"type": "lsd",
+       "diagonal_only": 1, "diagonal_gap": 0.01}})"},
+      {"lsd", "GuidanceInput", "{" + kMlp + R"(, "preconditioning": {"type": "flow",
+       "two_times": true, "guidance_input": true}, "method": {"type": "lsd",
+       "guidance_max": 4, "label_dropout": 0.2}})", false, 3},
+      {"lsd", "Guided", "{" + kMlp + map + R"(, "method": {"type": "lsd",
+       "teacher": "@TEACHER@", "guidance": 2.5}})", false, 3, R"({"type": "flow"})"},
+      {"esd", "Points", "{" + kMlp + map + R"(, "method": {"type": "esd"}})"},
+      {"esd", "Images", "{" + kUnet + map + R"(, "method": {"type": "esd",
+       "stop_gradient": "none"}})", true},
+      {"esd", "Frozen", "{" + kMlp + map + R"(, "method": {"type": "esd",
+       "teacher": "@TEACHER@", "stop_gradient": "convex"}})", false, 0,
+       R"({"type": "flow"})"},
+      {"psd", "Midpoint", "{" + kMlp + map + R"(, "method": {"type": "psd"}})"},
+      {"psd", "Uniform", "{" + kMlp + map + R"(, "method": {"type": "psd",
+       "split": "uniform", "preconditioned": false, "stop_gradient": "none",
+       "reduction": "means", "target_clip": 3}})"},
+      {"psd", "Average", "{" + kMlp + map + R"(, "method": {"type": "psd",
+       "target": "ema", "target_profile": 0, "pairs": {"type": "dyadic", "grid": 16}}})"},
+      {"psd", "Rounds", "{" + kMlp + map + R"(, "method": {"type": "psd", "rounds": 4,
+       "teacher": "@TEACHER@", "diagonal_target": "data"}, "trainer": {"duration": 1}})",
+       false, 0, R"({"type": "flow"})"},
+      {"meanflow", "Points", "{" + kMlp + map + R"(, "method": {"type": "meanflow",
+       "pairs": {"type": "lognormal", "P_mean": -0.4, "P_std": 1, "P_mean_t": -3,
+       "P_std_t": 1.2, "zero_probability": 0.2}}})"},
+      {"meanflow", "Mixed", "{" + kMlp + map + R"(, "method": {"type": "meanflow",
+       "omega": 2, "kappa": 0.25, "label_dropout": 0.3, "guidance_low": 0.1,
+       "guidance_high": 0.9}})", false, 3},
+      {"meanflow", "Normalized", "{" + kMlp + map + R"(, "method": {"type": "meanflow",
+       "velocity": "teacher", "tangent_velocity": "sample", "tangent": {"normalize": true,
+       "c": 0.2, "p": 0.5, "dimension_invariant": false, "warmup": 0.001,
+       "max_gap": 0.9}, "weight": "none"}})"},
+      {"improved_meanflow", "Points", "{" + kMlp + map +
+       R"(, "method": {"type": "improved_meanflow", "adaptive_p": 0.5}})"},
+      {"alpha_flow", "Schedule", "{" + kMlp + map + R"(, "method": {"type": "alpha_flow",
+       "alpha_temperature": 20, "alpha_snap": 0.01}, "trainer": {"duration": 0.0001}})"},
+      {"alpha_flow", "Fixed", "{" + kMlp + map + R"(, "method": {"type": "alpha_flow",
+       "alpha": 0.3}})"},
+      {"consistency", "Training", "{" + kMlp + map +
+       R"(, "method": {"type": "consistency"}})"},
+      {"consistency", "Distillation", "{" + kMlp + map +
+       R"(, "method": {"type": "consistency", "teacher": "@TEACHER@"}})", false, 0,
+       R"({"type": "flow"})"},
+      {"ayf_emd", "Points", "{" + kMlp + map + R"(, "method": {"type": "ayf_emd",
+       "teacher": "@TEACHER@", "tangent": {"normalize": true}}})", false, 0,
+       R"({"type": "flow"})"},
+      {"ayf_lmd", "Points", "{" + kMlp + map + R"(, "method": {"type": "ayf_lmd",
+       "teacher": "@TEACHER@"}})", false, 0, R"({"type": "flow"})"},
+      {"tvm", "Points", "{" + kMlp + map + R"(, "method": {"type": "tvm"}})"},
+      {"shortcut", "Points", "{" + kMlp + map + R"(, "method": {"type": "shortcut"}})"},
+      {"chord", "Points", "{" + kMlp + map + R"(, "method": {"type": "chord",
+       "teacher": "@TEACHER@", "chord_steps": 2}})", false, 0, R"({"type": "flow"})"},
+      {"fmm", "Points", "{" + kMlp + map + R"(, "method": {"type": "fmm"}})"},
+      {"fmm", "OneSided", "{" + kMlp + map + R"(, "method": {"type": "fmm",
+       "round_trip": false}})"},
       {"classifier", "Images", R"({"network": {"type": "classifier_cnn",
        "channels": [4, 4, 4, 4], "squeeze": 4, "features": 6, "dropout": 0.2},
        "preconditioning": {"type": "classifier"},
@@ -69,73 +131,27 @@ std::vector<Example> examples() {
   };
 }
 
-DatasetInfo data_of(bool images, int64_t classes) {
-  DatasetInfo data;
-  data.name = "test";
-  data.sample_shape = images ? std::vector<int64_t>{1, 8, 8} : std::vector<int64_t>{2};
-  data.label_dim = classes;
-  data.count = 1000;
-  data.images = images;
-  return data;
-}
-
-std::shared_ptr<Task> make(const Config& config, bool images = false, int64_t classes = 0) {
-  return make_method({config, data_of(images, classes), 7});
-}
-
-// No weight is the zero that training starts from, so that every gradient can be seen.
-void shake(Model& model) {
-  const at::NoGradGuard no_grad;
-  std::uint64_t k = 0;
-  for (at::Tensor& p : model.parameters()) {
-    p.add_(Draw(11, k++, 1).normal("shake", p.sizes())[0] * 0.05);
-    p.set_requires_grad(true);
+// The configuration of an example, its teacher written to a file.
+Config config_of(const Example& example) {
+  static const testing::ScratchFolder folder;
+  std::string text = example.config;
+  const auto place = text.find("@TEACHER@");
+  if (place != std::string::npos) {
+    const auto file =
+        folder / (std::string(example.method) + example.name + ".safetensors");
+    if (!std::filesystem::exists(file))
+      save_shaken(file, "{" + kMlp + ", \"preconditioning\": " + example.teacher +
+                            ", \"sample_shape\": [2], \"label_dim\": " +
+                            std::to_string(example.classes) + "}");
+    text.replace(place, 9, file.string());
   }
+  return Config::from_text(text, "test");
 }
 
 std::shared_ptr<Task> task_of(const Example& example) {
-  auto task = make(Config::from_text(example.config, "test"), example.images,
-                   example.classes);
+  auto task = make(config_of(example), example.images, example.classes);
   shake(*task->players()[0].model);
   return task;
-}
-
-struct Outcome {
-  double loss = 0;
-  std::vector<at::Tensor> gradients;
-  std::map<std::string, int64_t> counts;  // values a statistic got
-  std::map<std::string, double> sums;
-};
-
-// One step of `batch` samples cut into `parts`, as the trainer does it.
-Outcome step(Task& task, const DatasetInfo& data, int64_t batch, int64_t parts,
-             int64_t images_seen = 0, int64_t first = 0) {
-  Outcome outcome;
-  Player& player = task.players()[0];
-  for (const at::Tensor& p : player.model->parameters()) p.mutable_grad().reset();
-  const int64_t rows = batch / parts;
-  for (int64_t row = first; row < batch; row += rows) {
-    const Draw samples(5, static_cast<uint64_t>(images_seen + row), rows);
-    Batch part;
-    part.x = samples.normal("x1", data.sample_shape) * 0.5;
-    part.index = at::arange(row, row + rows);
-    if (data.label_dim > 0)
-      part.labels = at::one_hot(samples.integer("label", {}, data.label_dim),
-                                data.label_dim).to(at::kFloat);
-    const Draw draw = samples.fork("model");
-    const StepContext context{{images_seen, 0}, draw, batch, row, {}};
-    const LossResult result = task.loss({"model", 1}, part, context);
-    result.loss.backward();
-    outcome.loss += result.loss.item<double>();
-    for (const auto& [name, values] : result.stats) {
-      EXPECT_FALSE(values.requires_grad()) << name;
-      outcome.counts[name] += values.numel();
-      outcome.sums[name] += values.sum().item<double>();
-    }
-  }
-  for (const at::Tensor& p : player.model->parameters())
-    outcome.gradients.push_back(p.grad().defined() ? p.grad().clone() : at::zeros_like(p));
-  return outcome;
 }
 
 class EveryMethod : public ::testing::TestWithParam<Example> {
@@ -156,7 +172,7 @@ TEST(MethodRegistry, EveryEntryHasAnExample) {
 }
 
 TEST_P(EveryMethod, ReadsAllItsOptionsAndNamesItself) {
-  const Config config = Config::from_text(GetParam().config, "test");
+  const Config config = config_of(GetParam());
   const auto task = make(config, GetParam().images, GetParam().classes);
   config.check_all_read();
   EXPECT_THAT(task->snapshot_info(), HasSubstr(GetParam().method));
@@ -219,12 +235,12 @@ TEST(Lsd, OffDiagonalShareIsExact) {
     const auto task = make(config);
     task->players()[0].model->train();
     auto counts = step(*task, data, 64, 4).counts;
-    EXPECT_EQ(counts["Loss/lagrangian"], std::llround(64 * (1 - eta))) << eta;
+    EXPECT_EQ(counts["Loss/off_diagonal"], std::llround(64 * (1 - eta))) << eta;
     EXPECT_EQ(counts["Loss/diagonal"], std::llround(64 * eta)) << eta;
     int64_t singly = 0;
     for (int64_t seen = 0; seen < 32; ++seen) {
       auto one = step(*task, data, 1, 1, seen).counts;
-      singly += one["Loss/lagrangian"];
+      singly += one["Loss/off_diagonal"];
     }
     EXPECT_EQ(singly, std::llround(32 * (1 - eta))) << eta;
   }
@@ -237,7 +253,7 @@ TEST(Lsd, ObjectiveIsTheMeanOverTheBatch) {
   const auto heavy = make(Config::from_text(
       lsd_config(R"("eta": 0.75, "off_diagonal_weight": 3)"), "test"));
   const Outcome one = step(*plain, data, kBatch, 1), three = step(*heavy, data, kBatch, 1);
-  const double on = one.sums.at("Loss/diagonal"), off = one.sums.at("Loss/lagrangian");
+  const double on = one.sums.at("Loss/diagonal"), off = one.sums.at("Loss/off_diagonal");
   EXPECT_NEAR(one.loss, (on + off) / kBatch, 1e-6 * one.loss);
   EXPECT_NEAR(three.loss, (on + 3 * off) / kBatch, 1e-6 * three.loss);
 }
@@ -277,9 +293,7 @@ class LsdTeacher : public ::testing::Test {
  protected:
   std::string teacher(const std::string& spec) const {
     const auto path = folder_ / "teacher.safetensors";
-    const auto model = make_model(Config::from_text(spec, "spec"), 3);
-    shake(*model);
-    save_snapshot(path, *model, spec, {});
+    save_shaken(path, spec);
     return path.string();
   }
   static std::string spec(const char* preconditioning, const char* shape = "[2]",
@@ -309,7 +323,7 @@ TEST_F(LsdTeacher, IsFrozenAndSetsTheTarget) {
                 self = step(*alone, data, kBatch, 1);
   EXPECT_NE(whole.sums.at("Loss/diagonal"), self.sums.at("Loss/diagonal"));
   EXPECT_EQ(data_target.sums.at("Loss/diagonal"), self.sums.at("Loss/diagonal"));
-  EXPECT_NE(data_target.sums.at("Loss/lagrangian"), self.sums.at("Loss/lagrangian"));
+  EXPECT_NE(data_target.sums.at("Loss/off_diagonal"), self.sums.at("Loss/off_diagonal"));
 }
 
 // A student that is the teacher has nothing to learn on the diagonal.
@@ -321,15 +335,6 @@ TEST_F(LsdTeacher, DiagonalLossVanishesForItsOwnWeights) {
   EXPECT_LT(step(*task, data_of(false, 0), kBatch, 1).sums.at("Loss/diagonal"), 1e-10);
 }
 
-std::string refusal(const std::string& config, bool images = false, int64_t classes = 0) {
-  try {
-    make(Config::from_text(config, "test.json"), images, classes);
-  } catch (const UsageError& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
 TEST_F(LsdTeacher, ThatDoesNotFitIsRefused) {
   const auto with = [&](const std::string& s, int64_t classes = 0) {
     return refusal(lsd_config("\"teacher\": \"" + teacher(s) + "\""), false, classes);
@@ -339,6 +344,8 @@ TEST_F(LsdTeacher, ThatDoesNotFitIsRefused) {
   EXPECT_THAT(with(spec(R"({"type": "flow", "base_std": 0.5})")),
               HasSubstr("preconditioning.base_std"));
   EXPECT_THAT(with(spec(R"({"type": "flow"})", "[2]", "4"), 3), HasSubstr("4 classes"));
+  EXPECT_THAT(with(spec(R"({"type": "flow", "interpolant": "trig"})")),
+              HasSubstr("preconditioning.interpolant"));
   EXPECT_EQ(with(spec(R"({"type": "flow"})", "[2]", "0"), 3), "accepted");
 }
 
@@ -441,8 +448,6 @@ class Transfer : public LsdTeacher {
   }
 };
 
-const char* const kTwoTimes = R"(, "preconditioning": {"type": "flow", "two_times": true})";
-
 TEST_F(Transfer, SaysHowMuchItCopied) {
   const std::string path = teacher(spec(R"({"type": "flow", "two_times": true})"));
   const Said same = start(path, kMlp + kTwoTimes);
@@ -451,7 +456,7 @@ TEST_F(Transfer, SaysHowMuchItCopied) {
   EXPECT_EQ(same.err, "");
   // A deeper student: its last layers are new.
   const Said deeper = start(path, R"("network": {"type": "mlp", "width": 12, "depth": 3})" +
-                                      std::string(kTwoTimes));
+                                      kTwoTimes);
   EXPECT_EQ(deeper.refusal, "accepted");
   EXPECT_THAT(deeper.out, HasSubstr("transfer: 4 of 6 tensors of "));
   EXPECT_THAT(deeper.out, HasSubstr("(of the model's 8)"));
@@ -460,7 +465,7 @@ TEST_F(Transfer, SaysHowMuchItCopied) {
 TEST_F(Transfer, OfLessThanHalfIsRefused) {
   const std::string path = teacher(spec(R"({"type": "flow", "two_times": true})"));
   const Said wider = start(path, R"("network": {"type": "mlp", "width": 16, "depth": 2})" +
-                                     std::string(kTwoTimes));
+                                     kTwoTimes);
   EXPECT_THAT(wider.refusal, AllOf(HasSubstr("fewer than half"), HasSubstr("\"mlp\""),
                                    HasSubstr("network.width is 12 there, 16 here")));
   EXPECT_EQ(wider.out, "");

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "distill/flow_map/residual.h"
-#include "distill/flow_map_losses.h"
+#include "distill/regression_losses.h"
 #include "distill/weight_options.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/text.h"
@@ -17,6 +17,7 @@
 #include "flowmap/precision.h"
 #include "flowmap/time_sampling.h"
 #include "flowmap/train/ema.h"
+#include "flowmap/train/options.h"
 #include "flowmap/train/snapshot.h"
 
 namespace flowmap::distill {
@@ -107,7 +108,7 @@ FlowMapTask::FlowMapTask(const BuildContext& context, std::string name,
                          const FamilyDefaults& defaults, const MakeResidual& make)
     : name_(std::move(name)) {
   const Config options = context.config.child("method");
-  duration_ = static_cast<double>(context.config.child("trainer").count("duration", 2, 0));
+  duration_ = static_cast<double>(read_duration(context.config.child("trainer")));
   players_.push_back(make_student(context));
   FM_CHECK_USAGE(student().info().kind == ModelKind::flow_map, "method ", name_,
                  " trains a flow map; set preconditioning.two_times = true ",
@@ -122,8 +123,8 @@ FlowMapTask::FlowMapTask(const BuildContext& context, std::string name,
   // it serves on the diagonal, and for the rounds that double the jumps.
   rounds_ = options.integer("rounds", 0, 0, 60);
   FM_CHECK_USAGE(rounds_ == 0 || (frozen_ && residual_->uses_teacher_map()),
-                 options.where("rounds"), ": method.rounds is for psd with a frozen ",
-                 "method.teacher");
+                 options.where("rounds"), ": method.rounds is for jumps that are built of ",
+                 "a frozen teacher's (psd, shortcut, alpha_flow with method.teacher)");
   const bool frozen_fits =
       frozen_ && (!residual_->uses_teacher_map() || rounds_ > 0 ||
                   frozen_->info().kind == ModelKind::flow_map);
@@ -239,6 +240,10 @@ void FlowMapTask::read_guidance(const Config& options) {
   FM_CHECK_USAGE(guidance_ == 1 || target_ == Target::frozen, options.where("guidance"),
                  ": method.guidance is the fixed scale of a frozen teacher; give ",
                  "method.teacher, or let the map take the scale (method.guidance_max)");
+  FM_CHECK_USAGE(guidance_ == 1 || !residual_->uses_teacher_map() ||
+                     frozen_->info().kind != ModelKind::flow_map,
+                 options.where("guidance"), ": method.guidance guides velocities, and ",
+                 "this method asks the teacher for its map");
   FM_CHECK_USAGE(guidance_max_ == 0 || info.guidance_input,
                  options.where("guidance_max"), ": method.guidance_max needs a network ",
                  "that takes the scale; set preconditioning.guidance_input = true");

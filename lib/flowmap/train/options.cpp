@@ -4,10 +4,14 @@
 
 namespace flowmap {
 
+int64_t read_duration(const Config& trainer) {
+  return trainer.count("duration", 2, 200'000'000);
+}
+
 TrainOptions read_train_options(const Config& config) {
   const Config trainer = config.child("trainer");
   TrainOptions options;
-  options.duration = trainer.count("duration", 2, 200'000'000);
+  options.duration = read_duration(trainer);
   FM_CHECK_USAGE(options.duration > 0, trainer.where("duration"),
                  ": trainer.duration must be at least one image");
   options.batch = trainer.integer("batch", 512, 1, 1 << 24);

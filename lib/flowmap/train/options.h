@@ -36,6 +36,8 @@ struct TrainOptions {
   std::vector<EmaProfile> ema;
 };
 
+// "duration" of config "trainer", in images.
+int64_t read_duration(const Config& trainer);
 // Reads config "trainer". Throws UsageError.
 TrainOptions read_train_options(const Config& config);
 

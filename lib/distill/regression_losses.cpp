@@ -1,4 +1,4 @@
-#include "distill/flow_map_losses.h"
+#include "distill/regression_losses.h"
 
 #include <ATen/ATen.h>
 
