@@ -25,13 +25,16 @@ std::vector<Image> to_images(const at::Tensor& bytes) {
 
 Image samples_picture(const at::Tensor& samples, int columns) {
   if (samples.dim() == 4) return make_grid(to_images(images_to_bytes(samples)), columns);
-  constexpr int kSize = 512;
+  return points_picture(samples, 512);
+}
+
+Image points_picture(const at::Tensor& samples, int size) {
   constexpr double kReach = 1.25;
-  cv::Mat canvas(kSize, kSize, CV_8UC3, cv::Scalar(255, 255, 255));
+  cv::Mat canvas(size, size, CV_8UC3, cv::Scalar(255, 255, 255));
   const at::Tensor points = samples.to(at::kDouble).cpu().contiguous();
   const double* p = points.data_ptr<double>();
-  const auto place = [](double v) {
-    return static_cast<int>(std::lround((v + kReach) / (2 * kReach) * (kSize - 1)));
+  const auto place = [size](double v) {
+    return static_cast<int>(std::lround((v + kReach) / (2 * kReach) * (size - 1)));
   };
   cv::rectangle(canvas, {place(-1), place(-1)}, {place(1), place(1)},
                 cv::Scalar(210, 210, 210));
@@ -40,7 +43,7 @@ Image samples_picture(const at::Tensor& samples, int columns) {
     if (!(std::abs(x) < kReach && std::abs(y) < kReach)) continue;
     canvas.at<cv::Vec3b>(place(-y), place(x)) = cv::Vec3b(31, 119, 180);
   }
-  Image image{kSize, kSize, 3, {}};
+  Image image{size, size, 3, {}};
   image.pixels.assign(canvas.data, canvas.data + canvas.total() * 3);
   return image;
 }

@@ -43,13 +43,22 @@ void check_sheet_size(std::int64_t width, std::int64_t height) {
                  " pixels; at most ", kMostPixels, " in all: take less of one of them");
 }
 
+constexpr int kPointsSize = 96;
+constexpr std::int64_t kMostPoints = 8192;
+
 // The grid of one row, before enlargement.
 Image picture_of(const std::string& source, const SheetOptions& options) {
   for (const char* ending : {".png", ".jpg", ".jpeg"})
     if (ends_with_ignoring_case(source, ending)) return read_image(source);
   const std::shared_ptr<Dataset> data = open_samples(source, "--row");
   const DatasetInfo info = data->info();
-  FM_CHECK_USAGE(info.images, "--row: ", source, " holds points, not images");
+  if (!info.images) {
+    FM_CHECK_USAGE(info.sample_shape == std::vector<int64_t>{2}, "--row: ", source,
+                   " holds points of ", info.sample_shape[0], " dimensions; a scatter ",
+                   "plot takes two");
+    const at::Tensor some = at::arange(std::min(kMostPoints, info.count), at::kLong);
+    return points_picture(data->samples(some), kPointsSize);
+  }
   const std::int64_t most = std::int64_t{options.columns} * options.lines;
   const std::int64_t lines = (std::min(most, info.count) + options.columns - 1) /
                              options.columns;
@@ -150,8 +159,9 @@ int run_sheet(std::span<const std::string> words) {
   app.add_flag("--overwrite", overwrite, "replace the PNG if it is there");
   app.add_option("--row", rows,
                  "LABEL=SOURCE, once for each row. SOURCE: npz with arr_0, folder of "
-                 "pictures, EDM zip, IDX files; a PNG or JPEG is shown whole. \\n in LABEL "
-                 "begins another line")
+                 "pictures, EDM zip, IDX files; points in two dimensions become a scatter "
+                 "plot; a PNG or JPEG is shown whole. Several, divided by commas, stand "
+                 "side by side. \\n in LABEL begins another line")
       ->required()
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
@@ -171,7 +181,16 @@ int run_sheet(std::span<const std::string> words) {
   std::vector<SheetRow> sheet;
   for (const std::string& text : rows) {
     sheet.push_back(parse_row(text));
-    sheet.back().picture = picture_of(sheet.back().source, options);
+    std::vector<Image> parts;
+    for (const std::string& source : split(sheet.back().source, ','))
+      parts.push_back(picture_of(source, options));
+    const auto fits = [&](const Image& part) {
+      return part.width == parts[0].width && part.height == parts[0].height &&
+             part.channels == parts[0].channels;
+    };
+    FM_CHECK_USAGE(std::all_of(parts.begin(), parts.end(), fits), "--row: ",
+                   sheet.back().source, ": pictures of several sizes");
+    sheet.back().picture = make_grid(parts, static_cast<int>(parts.size()));
   }
   write_png(dest, draw_sheet(sheet, options.scale));
   log_line("wrote " + fs::absolute(dest).lexically_normal().string());

@@ -69,10 +69,33 @@ TEST_F(SheetTest, TakesAsManyImagesAsColumnsAndLinesHold) {
   EXPECT_GE(pixels_of(read_image(path("both.png")), 90), 24 * 24);
 }
 
+// Points in the plane become scatter plots, side by side where there are several.
+TEST_F(SheetTest, DrawsPoints) {
+  write_npz(path("origin.npz"),  // two points at (0, 0)
+            {{"points", {DType::F32, {2, 2}, std::vector<std::byte>(16)}}});
+  const auto drawn = [&](const std::string& row) {
+    const AppResult result =
+        run("sheet --dest points.png --overwrite --scale 1 --row " + row);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return read_image(path("points.png"));
+  };
+  const Image alone = drawn("x=origin.npz"), twice = drawn("x=origin.npz,origin.npz");
+  EXPECT_EQ(twice.width - alone.width, 96);
+  EXPECT_EQ(twice.height, alone.height);
+  const auto marks = [](const Image& image) {
+    int64_t count = 0;
+    for (std::size_t i = 0; i + 2 < image.pixels.size(); i += 3)
+      count += image.pixels[i] == 31 && image.pixels[i + 1] == 119;
+    return count;
+  };
+  EXPECT_EQ(marks(alone), 1);
+  EXPECT_EQ(marks(twice), 2);
+}
+
 TEST_F(SheetTest, RefusesBadRowsByName) {
   write_pictures("two.npz");
   write_npz(path("points.npz"),
-            {{"points", {DType::F32, {3, 2}, std::vector<std::byte>(24)}}});
+            {{"points", {DType::F32, {3, 3}, std::vector<std::byte>(36)}}});
   const auto refused = [&](const std::string& row, const std::string& word) {
     const AppResult result = run("sheet --dest s.png --row '" + row + "'");
     EXPECT_EQ(result.code, 2) << row;
@@ -86,7 +109,7 @@ TEST_F(SheetTest, RefusesBadRowsByName) {
   refused("nothing", "--row: 'nothing' is not LABEL=SOURCE");
   refused("x=", "--row: 'x=' is not LABEL=SOURCE");
   refused("x=absent.npz", "--row: absent.npz");
-  refused("x=points.npz", "--row: points.npz holds points");
+  refused("x=points.npz", "--row: points.npz holds points of 3 dimensions");
   EXPECT_EQ(run("sheet --dest s.png --row x=two.npz --columns 0").code, 2);
   EXPECT_EQ(run("sheet --row x=two.npz").code, 2);
 }

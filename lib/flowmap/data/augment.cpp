@@ -27,7 +27,7 @@ constexpr int64_t kTaps = 12;
 // What the low-pass before the final crop needs around an image, in its pixels.
 constexpr int64_t kRim = kTaps / 2;
 // Images resampled at a time: an upsampled one takes 36 times its memory.
-constexpr int64_t kChunk = 64;
+constexpr int64_t kAugmentChunk = 64;
 
 // Where a pixel of the result comes from: in = A out + b, both relative to the image's
 // centre, in pixels, x first.
@@ -182,8 +182,8 @@ at::Tensor augment_images(const at::Tensor& images, const AugmentParameters& par
                               value(yshift, i) * kShiftStd * height));
   }
   const auto total = static_cast<int64_t>(moved.size());
-  for (int64_t first = 0; first < total; first += kChunk) {
-    const int64_t last = std::min(first + kChunk, total);
+  for (int64_t first = 0; first < total; first += kAugmentChunk) {
+    const int64_t last = std::min(first + kAugmentChunk, total);
     const at::Tensor rows =
         at::tensor(at::ArrayRef<int64_t>(moved.data() + first, moved.data() + last),
                    at::kLong).to(images.device());
