@@ -337,7 +337,7 @@ TEST(FlowMapTask, ProgressIsThatOfTheTrainer) {
   make_flow_map_task({config, data_of(false, 0), 7}, "spy", {}, [&](const Config&, bool) {
     return std::make_unique<Spy>(unused, false);
   });
-  EXPECT_THAT(config.resolved_json(0), ::testing::HasSubstr("200000000"));
+  EXPECT_THAT(config.resolved_json(0), ::testing::HasSubstr("\"duration\": 200\n"));
 }
 
 // A frozen map is not guided by a scale that it does not take.
