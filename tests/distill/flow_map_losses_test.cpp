@@ -248,18 +248,6 @@ TEST(LossWeighting, ScalesTheGradientOfTheLoss) {
               3.5 * std::pow(3.6, -0.75), 1e-14);
 }
 
-std::shared_ptr<ReferenceMap> random_map(uint64_t seed) {
-  const Draw draw(seed, 0, 1);
-  const std::vector<int64_t> widths = {4, 16, 16, 2};
-  return std::make_shared<ReferenceMap>(
-      std::make_shared<ReferenceNet>(3, false, [&](const std::string& name) {
-        const auto i = static_cast<std::size_t>(name[1] - '0');
-        if (name[0] == 'b') return draw.normal(name, {widths[i + 1]})[0].to(at::kDouble);
-        return (draw.normal(name, {widths[i + 1], widths[i]})[0] /
-                std::sqrt(static_cast<double>(widths[i]))).to(at::kDouble);
-      }), 0.5);
-}
-
 // A teacher that says what it was told, wherever it is asked.
 class FixedTeacher : public testing::AnalyticModel {
  public:
@@ -276,7 +264,7 @@ class FixedTeacher : public testing::AnalyticModel {
 // Oracle M: the semigradient is the gradient of the loss whose target is held fixed: the
 // teacher and the place where it is asked.
 TEST(LagrangianLoss, SemigradientAgainstFiniteDifferences) {
-  const auto student = random_map(1);
+  const auto student = testing::random_reference_map(1);
   const Rows rows(32, 2);
   const at::Tensor x = rows.at_time(rows.s);
   Context context;

@@ -1,10 +1,11 @@
 // A member of the flow-map family: what its off-diagonal samples pay. Everything else (the
-// diagonal term, times, weights, teachers, guidance, schedules) is the family's (task.h).
+// diagonal term, times, weights, teachers, guidance, schedules) is the family's (task.cpp).
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
 
