@@ -7,23 +7,10 @@
 #include "flowmap/base/text.h"
 #include "flowmap/nn/init.h"
 #include "flowmap/preconditioning.h"
+#include "flowmap/train/live_bytes.h"
 
 namespace flowmap::apps {
 namespace {
-
-// Counts live bytes of CPU tensors while it is installed.
-class LiveBytes : public c10::MemoryReportingInfoBase {
- public:
-  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
-    live_ += size;
-    peak_ = std::max(peak_, live_);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
-  int64_t peak() const { return peak_; }
-
- private:
-  int64_t live_ = 0, peak_ = 0;
-};
 
 // Bytes that one more image costs in a micro-batch: loss and backward pass of two sizes,
 // run for real, the difference of their peaks.

@@ -4,7 +4,6 @@
 // does meets all alike. 25 % of the batch is off the diagonal unless --eta says otherwise.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <algorithm>
@@ -23,6 +22,7 @@
 #include "flowmap/base/text.h"
 #include "flowmap/draw.h"
 #include "flowmap/model.h"
+#include "flowmap/train/live_bytes.h"
 
 namespace flowmap {
 namespace {
@@ -32,20 +32,6 @@ constexpr const char* kUsage =
                           [--config FILE]
   --config  whose network is used (default: configs/fashion-mnist/compare/base.json)
 )";
-
-// What this thread holds, and the most it held.
-class HeldBytes : public c10::MemoryReportingInfoBase {
- public:
-  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
-    held_ += bytes;
-    peak = std::max(peak, held_);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
-  int64_t peak = 0;
-
- private:
-  int64_t held_ = 0;
-};
 
 // One method with its data. Units: forward passes of one sample; a backward pass is two, a
 // Jacobian-vector product two forwards, its backward pass four.
@@ -101,10 +87,10 @@ class Step {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   double peak_mib() {
-    const auto counter = std::make_shared<HeldBytes>();
+    const auto counter = std::make_shared<LiveBytes>();
     const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, counter);
     run();
-    return static_cast<double>(counter->peak) / (1 << 20);
+    return static_cast<double>(counter->peak()) / (1 << 20);
   }
 
  private:

@@ -6,7 +6,6 @@
 // are CIFAR's size.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <algorithm>
@@ -27,6 +26,7 @@
 #include "flowmap/interpolant.h"
 #include "flowmap/model.h"
 #include "flowmap/precision.h"
+#include "flowmap/train/live_bytes.h"
 
 namespace flowmap {
 namespace {
@@ -92,17 +92,6 @@ bool read_options(int argc, char** argv, Options& o) {
   return true;
 }
 
-// Bytes of CPU memory that this thread took since, and the most it held at once.
-class MemoryCount : public c10::MemoryReportingInfoBase {
- public:
-  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
-    held += bytes;
-    peak = std::max(peak, held);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
-  int64_t held = 0, peak = 0;
-};
-
 struct Variant {
   std::shared_ptr<Model> model;
   bool checkpointing = false;
@@ -131,7 +120,7 @@ class Workload {
 
   double step(Variant& v, Memory* memory = nullptr) const {
     for (at::Tensor& p : v.model->parameters()) p.mutable_grad() = at::Tensor();
-    auto count = std::make_shared<MemoryCount>();
+    auto count = std::make_shared<LiveBytes>();
     std::unique_ptr<c10::DebugInfoGuard> counting;
     if (memory)
       counting = std::make_unique<c10::DebugInfoGuard>(
@@ -146,10 +135,10 @@ class Workload {
         const Dual out = v.model->velocity(point_.x, t_, {}, context);
         loss = (out.value - point_.target).square().sum();
       }
-      if (memory) memory->kept = mebibytes(count->held);
+      if (memory) memory->kept = mebibytes(count->live());
       loss.backward();
     });
-    if (memory) memory->peak = mebibytes(count->peak);
+    if (memory) memory->peak = mebibytes(count->peak());
     return seconds;
   }
 
