@@ -10,8 +10,8 @@
 
 #include "flowmap/base/dtype.h"
 #include "flowmap/base/error.h"
-#include "flowmap/base/image.h"
-#include "flowmap/base/npy.h"
+#include "flowmap/formats/image.h"
+#include "flowmap/formats/npy.h"
 #include "flowmap/base/text.h"
 #include "flowmap/tensor_io.h"
 

@@ -3,7 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "flowmap/base/image.h"
+#include "flowmap/formats/image.h"
 
 namespace flowmap::apps {
 

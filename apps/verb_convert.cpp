@@ -13,7 +13,7 @@
 #include "flowmap/base/file.h"
 #include "flowmap/base/log.h"
 #include "flowmap/base/text.h"
-#include "flowmap/base/torch_file.h"
+#include "flowmap/formats/torch_file.h"
 #include "flowmap/tensor_io.h"
 #include "flowmap/train/snapshot.h"
 

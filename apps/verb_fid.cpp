@@ -17,7 +17,7 @@
 #include "apps/run_options.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/log.h"
-#include "flowmap/base/safetensors.h"
+#include "flowmap/formats/safetensors.h"
 #include "flowmap/base/text.h"
 #include "flowmap/draw.h"
 #include "flowmap/train/snapshot.h"
@@ -96,7 +96,7 @@ FeatureSet gather_features(const Dataset& data, const std::vector<int64_t>& rows
   FeatureSet set;
   const auto total = static_cast<int64_t>(rows.size());
   // With fewer samples than features only the features themselves are exact.
-  set.keep_features = keep || total <= detector.dimensions();
+  set.keep_features = keep || total <= detector.layers().front().dimensions;
   // Points need no network: larger portions cost nothing.
   if (!data.info().images) batch = std::max<int64_t>(batch, 1 << 16);
   const at::Tensor index = at::tensor(rows, at::kLong);
@@ -104,7 +104,10 @@ FeatureSet gather_features(const Dataset& data, const std::vector<int64_t>& rows
   for (int64_t begin = 0; begin < total; begin += batch) {
     const int64_t size = std::min(batch, total - begin);
     const at::Tensor samples = data.samples(index.narrow(0, begin, size));
-    under_flag("--detector", [&] { set.add(detector.features(samples)); });
+    under_flag("--detector", [&] {
+      const std::string layer = detector.layers().front().name;
+      set.add(detector.features(samples, {&layer, 1}).front());
+    });
     line.update(format("%s: features of %lld / %lld", what,
                        static_cast<long long>(begin + size),
                        static_cast<long long>(total)));
@@ -132,7 +135,7 @@ Reference open_reference(const FidOptions& o, const std::shared_ptr<Detector>& d
     under_flag("--ref", [&] {
       const auto statistics = metrics::read_statistics(o.ref);
       for (const std::string& warning : metrics::check_comparable(
-               statistics, o.ref, ours, detector->dimensions(), o.force))
+               statistics, o.ref, ours, detector->layers().front().dimensions, o.force))
         log_warning(warning);
       reference = {statistics.set, statistics.num_images};
     });
@@ -217,11 +220,17 @@ int fid_calc(const FidOptions& o) {
   }
   for (const Asked& one : asked) {
     const bool compares = one.metric->needs_reference();
-    metrics::Result result = {
+    struct {
+      std::string name;
+      double value;
+      int64_t count;
+    } result = {
         compares ? one.name + "_" + detector->name() + "_" + count_text(num) : one.name,
         0, num};
+    std::vector<metrics::MetricValue> values;
     under_flag("--metrics " + one.name, [&] {
-      result.value = one.metric->compute(reference.set, generated);
+      values = one.metric->compute(reference.set, generated);
+      result.value = values.at(0).value;
     });
     std::string facts = std::to_string(num) + " " + noun;
     if (compares)
@@ -232,7 +241,8 @@ int fid_calc(const FidOptions& o) {
     report["results"][result.name] = result.value;
     if (!o.record.empty())
       record_score(o.record, result.name, result.value, num, o.record_as);
-    for (const auto& [name, value] : one.metric->details(reference.set, generated)) {
+    for (const auto& [name, value, detail] : values) {
+      if (!detail) continue;
       facts += format(", %s %.4g", name.c_str(), value);
       report["details"][result.name][name] = value;
     }

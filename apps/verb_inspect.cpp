@@ -13,7 +13,7 @@
 #include "apps/run_options.h"
 #include "flowmap/base/dtype.h"
 #include "flowmap/base/error.h"
-#include "flowmap/base/npy.h"
+#include "flowmap/formats/npy.h"
 #include "flowmap/base/text.h"
 #include "flowmap/nn/init.h"
 #include "flowmap/preconditioning.h"

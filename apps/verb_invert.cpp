@@ -12,7 +12,7 @@
 #include "apps/sampler_flags.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/log.h"
-#include "flowmap/base/npy.h"
+#include "flowmap/formats/npy.h"
 #include "flowmap/base/text.h"
 #include "flowmap/precision.h"
 #include "flowmap/tensor_io.h"

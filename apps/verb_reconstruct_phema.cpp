@@ -15,7 +15,7 @@
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
 #include "flowmap/base/log.h"
-#include "flowmap/base/safetensors.h"
+#include "flowmap/formats/safetensors.h"
 #include "flowmap/base/text.h"
 #include "flowmap/tensor_io.h"
 #include "flowmap/train/ema.h"

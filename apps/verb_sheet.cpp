@@ -15,7 +15,7 @@
 #include "apps/picture.h"
 #include "apps/run_options.h"
 #include "flowmap/base/error.h"
-#include "flowmap/base/image.h"
+#include "flowmap/formats/image.h"
 #include "flowmap/base/log.h"
 #include "flowmap/base/text.h"
 #include "flowmap/data/dataset.h"

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "distill/method.h"
+#include "benchmarks/bench_main.h"
 #include "flowmap/base/config.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/text.h"
@@ -156,13 +157,5 @@ int run(int argc, char** argv) {
 }  // namespace flowmap
 
 int main(int argc, char** argv) {
-  try {
-    return flowmap::run(argc, argv);
-  } catch (const flowmap::UsageError& error) {
-    std::fprintf(stderr, "bench_method_steps: %s\n", error.what());
-    return 2;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "bench_method_steps: %s\n", error.what());
-    return 1;
-  }
+  return flowmap::bench_main("bench_method_steps", flowmap::run, argc, argv);
 }

@@ -26,6 +26,7 @@
 
 #include "distill/flow_map/losses.h"
 #include "distill/regression_losses.h"
+#include "benchmarks/bench_main.h"
 #include "flowmap/base/config.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/text.h"
@@ -363,13 +364,5 @@ int run(int argc, char** argv) {
 }  // namespace flowmap
 
 int main(int argc, char** argv) {
-  try {
-    return flowmap::run(argc, argv);
-  } catch (const flowmap::UsageError& e) {
-    std::fprintf(stderr, "bench_networks: %s\n", e.what());
-    return 2;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "bench_networks: %s\n", e.what());
-    return 1;
-  }
+  return flowmap::bench_main("bench_networks", flowmap::run, argc, argv);
 }

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "benchmarks/bench_main.h"
 #include "flowmap/base/config.h"
 #include "flowmap/base/error.h"
 #include "flowmap/draw.h"
@@ -253,13 +254,5 @@ int run(int argc, char** argv) {
 }  // namespace flowmap
 
 int main(int argc, char** argv) {
-  try {
-    return flowmap::run(argc, argv);
-  } catch (const flowmap::UsageError& e) {
-    std::fprintf(stderr, "bench_step_options: %s\n", e.what());
-    return 2;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "bench_step_options: %s\n", e.what());
-    return 1;
-  }
+  return flowmap::bench_main("bench_step_options", flowmap::run, argc, argv);
 }

@@ -20,9 +20,9 @@ function(fm_test source)
   set_target_properties(test_${name} PROPERTIES
     RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests" UNITY_BUILD OFF)
   target_link_libraries(test_${name} PRIVATE ${T_LINK} fm_test_support)
-  # base and kernels know no torch, and neither do their tests: these build in seconds,
+  # base, formats and kernels know no torch, and neither do their tests: these build in seconds,
   # under the sanitizers too (target torch_free_tests).
-  if(relative MATCHES "^(base|kernels)/")
+  if(relative MATCHES "^(base|formats|kernels)/")
     add_dependencies(torch_free_tests test_${name})
   elseif(TARGET fm_torch_pch)
     target_precompile_headers(test_${name} REUSE_FROM fm_test_pch)

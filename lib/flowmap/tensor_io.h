@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "flowmap/base/dtype.h"
-#include "flowmap/base/safetensors.h"
+#include "flowmap/formats/safetensors.h"
 
 namespace flowmap {
 

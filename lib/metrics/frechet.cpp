@@ -62,8 +62,9 @@ namespace {
 class FrechetMetric final : public Metric {
  public:
   bool needs_features() const override { return false; }
-  double compute(const FeatureSet& reference, const FeatureSet& generated) override {
-    return frechet_distance(reference, generated);
+  std::vector<MetricValue> compute(const FeatureSet& reference,
+                                   const FeatureSet& generated) override {
+    return {{"", frechet_distance(reference, generated)}};
   }
 };
 

@@ -29,12 +29,10 @@ class GridKlMetric final : public Metric {
   explicit GridKlMetric(int64_t bins) : bins_(bins) {}
   bool needs_features() const override { return true; }
   bool needs_reference() const override { return false; }
-  double compute(const FeatureSet&, const FeatureSet& generated) override {
-    return grid_kl(generated.features, bins_).kl;
-  }
-  std::vector<std::pair<std::string, double>> details(
-      const FeatureSet&, const FeatureSet& generated) override {
-    return {{"mass outside the support", grid_kl(generated.features, bins_).outside}};
+  std::vector<MetricValue> compute(const FeatureSet&,
+                                   const FeatureSet& generated) override {
+    const GridKl result = grid_kl(generated.features, bins_);
+    return {{"", result.kl}, {"mass outside the support", result.outside, true}};
   }
 
  private:

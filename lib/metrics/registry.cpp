@@ -1,34 +1,11 @@
 #include <algorithm>
-#include <charconv>
-#include <optional>
+#include <cctype>
 
 #include "flowmap/base/error.h"
 #include "flowmap/base/text.h"
 #include "metrics/entries.h"
 
 namespace flowmap::metrics {
-namespace {
-
-// M of "klM".
-std::optional<int64_t> grid_bins(const std::string& name) {
-  if (name.size() < 3 || name.compare(0, 2, "kl") != 0) return {};
-  int64_t bins = 0;
-  const char* end = name.data() + name.size();
-  const auto [stop, error] = std::from_chars(name.data() + 2, end, bins);
-  if (error != std::errc{} || stop != end) return {};
-  return bins;
-}
-
-template <class Entries>
-[[noreturn]] void refuse_name(const char* what, const std::string& name,
-                              const Entries& entries) {
-  std::vector<std::string> names;
-  for (const auto& entry : entries) names.emplace_back(entry.name);
-  throw UsageError(std::string("unknown ") + what + " '" + name + "'" +
-                   suggestion(name, names));
-}
-
-}  // namespace
 
 const std::vector<DetectorEntry>& detector_registry() {
   static const std::vector<DetectorEntry> entries = {
@@ -41,31 +18,44 @@ const std::vector<DetectorEntry>& detector_registry() {
 
 const std::vector<MetricEntry>& metric_registry() {
   static const std::vector<MetricEntry> entries = {
-      {"fd", "Fréchet distance between Gaussians fitted to a detector's features",
+      {"fd", "layer", "Fréchet distance between Gaussians fitted to a detector's features",
        "Heusel et al. 2017, arXiv 1706.08500", make_frechet},
-      {"kl48", "KL of the checkerboard from a 48x48 histogram of points (klM: MxM)",
+      {"kl", "bins", "KL of the checkerboard from a histogram of points (kl48: 48x48 cells)",
        "Boffi et al. 2025, arXiv 2505.18825", make_grid_kl},
   };
   return entries;
 }
 
 std::shared_ptr<Detector> make_detector(const std::string& name, const Config& options) {
-  for (const DetectorEntry& entry : detector_registry())
+  std::vector<std::string> names;
+  for (const DetectorEntry& entry : detector_registry()) {
     if (name == entry.name) return entry.make(options);
-  refuse_name("detector", name, detector_registry());
+    names.emplace_back(entry.name);
+  }
+  throw UsageError("unknown detector '" + name + "'" + suggestion(name, names));
 }
 
 std::shared_ptr<Metric> make_metric(const std::string& name, const Config& options) {
-  if (const auto bins = grid_bins(name)) {
-    FM_CHECK_USAGE(*bins >= 4 && *bins <= 4096, "metric ", name,
-                   ": the histogram's side must be 4 to 4096");
-    Config with_bins = options;
-    with_bins.set_json("bins", std::to_string(*bins), "metric name");
-    return make_grid_kl(with_bins);
-  }
-  for (const MetricEntry& entry : metric_registry())
+  // The longest name first that leaves a number, or nothing.
+  const auto digits = std::find_if(name.rbegin(), name.rend(), [](unsigned char c) {
+    return std::isdigit(c) == 0;
+  });
+  const auto stem_size = static_cast<std::size_t>(name.rend() - digits);
+  const std::string stem = name.substr(0, stem_size), number = name.substr(stem_size);
+  std::vector<std::string> names;
+  for (const MetricEntry& entry : metric_registry()) {
+    names.emplace_back(entry.name);
     if (name == entry.name) return entry.make(options);
-  refuse_name("metric", name, metric_registry());
+    if (stem != entry.name || number.empty()) continue;
+    FM_CHECK_USAGE(entry.number != nullptr, "metric ", name, ": ", stem,
+                   " takes no number");
+    FM_CHECK_USAGE(number.size() < 10 && number[0] != '0', "metric ", name, ": ", number,
+                   " is no sensible ", entry.number);
+    Config with_number = options;
+    with_number.set_json(entry.number, number, "metric name");
+    return entry.make(with_number);
+  }
+  throw UsageError("unknown metric '" + name + "'" + suggestion(stem, names));
 }
 
 }  // namespace flowmap::metrics

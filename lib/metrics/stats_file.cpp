@@ -7,9 +7,9 @@
 
 #include "flowmap/base/dtype.h"
 #include "flowmap/base/error.h"
-#include "flowmap/base/npy.h"
+#include "flowmap/formats/npy.h"
 #include "flowmap/base/text.h"
-#include "flowmap/base/zip.h"
+#include "flowmap/formats/zip.h"
 #include "flowmap/tensor_io.h"
 
 namespace flowmap::metrics {

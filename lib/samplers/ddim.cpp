@@ -16,8 +16,9 @@ at::Tensor solve_ddim(Model& model, const at::Tensor& latents, const Condition& 
   for (std::size_t i = 0; i + 1 < knots.times.size(); ++i) {
     const NoiseLevel now = predictor.level(knots.times[i]);
     const NoiseLevel next = predictor.level(knots.times[i + 1]);
-    const at::Tensor data = predictor.denoised(x, knots.times[i]);
+    at::Tensor data = predictor.denoised(x, knots.times[i]);
     const at::Tensor residual = (x - now.alpha * data) / now.sigma;
+    if (options.clip > 0) data = data.clamp(-options.clip, options.clip);
     const double q = -std::expm1(-2 * (next.log_snr() - now.log_snr()));
     const double kept = std::sqrt(1 - options.eta * options.eta * q);
     x = next.alpha * data + next.sigma * kept * residual;
@@ -52,6 +53,7 @@ DdimOptions read_ddim_options(const Config& options) {
   DdimOptions read;
   read.eta = options.number("eta", 0.0, 0, 1);
   read.final_sigma = read_final_sigma(options);
+  read.clip = options.number("clip", 0.0, 0);
   return read;
 }
 

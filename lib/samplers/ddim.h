@@ -8,6 +8,8 @@ namespace flowmap::samplers {
 struct DdimOptions {
   double eta = 0;  // 0: the ODE; 1: ancestral sampling (DDPM). In [0, 1]
   FinalSigma final_sigma = FinalSigma::zero;
+  // Above 0: D is held within +-clip, e taken from what D was (diffusers' clip_sample).
+  double clip = 0;
 };
 
 // latents: unit normals [B, sample...]; the sample in float64. With q = 1 - e^{-2h} of a

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "flowmap/base/file.h"
-#include "flowmap/base/torch_file.h"
+#include "flowmap/formats/torch_file.h"
 #include "flowmap/tensor_io.h"
 #include "tests/apps/app_fixture.h"
 #include "tests/support/reference.h"

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "flowmap/base/npy.h"
+#include "flowmap/formats/npy.h"
 #include "flowmap/tensor_io.h"
 #include "metrics/stats_file.h"
 #include "tests/apps/app_fixture.h"

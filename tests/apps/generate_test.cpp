@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "flowmap/base/zip.h"
-#include "flowmap/base/image.h"
-#include "flowmap/base/npy.h"
+#include "flowmap/formats/zip.h"
+#include "flowmap/formats/image.h"
+#include "flowmap/formats/npy.h"
 #include "flowmap/data/dataset.h"
 #include "flowmap/tensor_io.h"
 #include "tests/apps/app_fixture.h"

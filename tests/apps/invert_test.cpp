@@ -2,7 +2,7 @@
 #include <cmath>
 #include <string>
 
-#include "flowmap/base/npy.h"
+#include "flowmap/formats/npy.h"
 #include "flowmap/tensor_io.h"
 #include "tests/apps/app_fixture.h"
 #include "tests/support/reference.h"

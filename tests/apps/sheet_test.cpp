@@ -1,6 +1,6 @@
 // flowmap sheet: what is in the picture, and what is refused.
-#include "flowmap/base/image.h"
-#include "flowmap/base/npy.h"
+#include "flowmap/formats/image.h"
+#include "flowmap/formats/npy.h"
 #include "tests/apps/app_fixture.h"
 
 namespace flowmap::testing {

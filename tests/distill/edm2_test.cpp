@@ -16,7 +16,7 @@
 #include "distill/regression_losses.h"
 #include "distill/method.h"
 #include "flowmap/base/error.h"
-#include "flowmap/base/safetensors.h"
+#include "flowmap/formats/safetensors.h"
 #include "flowmap/interpolant.h"
 #include "flowmap/train/ema.h"
 #include "flowmap/train/lr_schedule.h"

@@ -24,6 +24,7 @@ namespace flowmap::distill {
 namespace {
 
 using testing::difference;
+using testing::flat_gradient;
 using testing::GaussianFlow;
 using testing::MethodReference;
 using testing::OneWeightMap;
@@ -311,13 +312,6 @@ struct Reference {
     EXPECT_LT(difference(got, group.at(name + "/" + what)), 1e-11) << name << " " << what;
   }
 };
-
-at::Tensor flat_gradient(const ReferenceNet& net) {
-  std::vector<at::Tensor> parts;
-  for (const at::Tensor& p : net.ordered())
-    parts.push_back(p.grad().defined() ? p.grad().flatten() : at::zeros_like(p).flatten());
-  return at::cat(parts);
-}
 
 TEST(FlowMapReference, FlowMatching) {
   FM_NEED_METHOD_REFERENCE("flow_maps");

@@ -14,8 +14,8 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
-#include "flowmap/base/image.h"
-#include "flowmap/base/zip.h"
+#include "flowmap/formats/image.h"
+#include "flowmap/formats/zip.h"
 #include "tests/support/reference.h"
 
 namespace flowmap {

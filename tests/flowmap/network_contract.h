@@ -40,6 +40,8 @@ inline std::vector<ContractCase> contract_cases() {
     cases.push_back({std::string(type) + "_patch_out",
                      head + R"(, "patch": 2, "adaptive_scale": true, "num_heads": 2})",
                      {image, 0, 1, 3}});
+    cases.push_back({std::string(type) + "_qk_norm", head + R"(, "qk_norm": true})",
+                     {image, 0, 2, 0}});
   }
   for (const char* type : {"dit", "sit"}) {
     const std::string head = R"({"type": ")" + std::string(type) +
@@ -64,6 +66,7 @@ inline std::vector<ContractCase> contract_cases() {
       R"({"type": "adm", "model_channels": 8, "channel_mult": [1, 8], "num_blocks": 1,
           "attn_resolutions": [4])";
   cases.push_back({"adm_one", adm + "}", {image, 3, 1, 0}});
+  cases.push_back({"adm_qk_norm", adm + R"(, "qk_norm": true})", {image, 0, 1, 0}});
   cases.push_back({"adm_out", adm + "}", {image, 0, 1, 4}});
   cases.push_back({"adm_gap", adm + "}", {image, 3, 2, 0}});
   cases.push_back({"adm_s_t", adm + R"(, "time_embedding": "s_t"})", {image, 0, 2, 0}});

@@ -356,6 +356,38 @@ TEST(TwoTimes, StartAsTheOneTimeNetwork) {
   }
 }
 
+// With normalised queries and keys their size says nothing: tenfold rows of qkv leave the
+// image as it was; without, they do not.
+TEST(QkNorm, TheSizeOfQueriesAndKeysDoesNotMatter) {
+  const auto change = [](bool qk_norm) {
+    const Config options = Config::from_text(
+        std::string(R"({"type": "ddpmpp", "model_channels": 16, "channel_mult": [1],
+            "num_blocks": 1, "attn_resolutions": [8], "qk_norm": )") +
+            (qk_norm ? "true}" : "false}"), "test");
+    const auto network = make_network(options, {{1, 8, 8}, 0, 1, 0});
+    const at::NoGradGuard no_grad;
+    for (auto& item : network->named_parameters())
+      item.value().copy_(draw_init(3, item.key(), item.value().sizes(), 16, 16,
+                                   InitMode::kaiming_normal));
+    const at::Tensor x = at::sin(at::arange(128, at::kFloat)).view({2, 1, 8, 8});
+    const auto run = [&] {
+      Context ctx;
+      return network->forward(Dual(x), Dual(at::ones({2})), {}, {}, ctx).value;
+    };
+    const at::Tensor before = run();
+    // Channels interleave as 3c + {q, k, v}.
+    const at::Tensor is_value = at::arange(48).remainder(3).eq(2);
+    const at::Tensor factor = at::where(is_value, 1.0, 10.0).to(at::kFloat);
+    for (auto& item : network->named_parameters()) {
+      if (item.key().find("qkv.") == std::string::npos) continue;
+      item.value().mul_(item.value().dim() == 1 ? factor : factor.view({48, 1, 1, 1}));
+    }
+    return ((run() - before).norm() / before.norm()).item<double>();
+  };
+  EXPECT_LT(change(true), 1e-3);
+  EXPECT_GT(change(false), 1e-2);
+}
+
 TEST(Dropout, MasksFollowTheContext) {
   const Config options = Config::from_text(
       R"({"type": "ddpmpp", "model_channels": 8, "channel_mult": [1, 1], "num_blocks": 1,

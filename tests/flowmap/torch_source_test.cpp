@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "flowmap/base/error.h"
-#include "flowmap/base/torch_file.h"
-#include "flowmap/base/zip.h"
+#include "flowmap/formats/torch_file.h"
+#include "flowmap/formats/zip.h"
 #include "flowmap/weights/json_spec.h"
 #include "flowmap/weights/source.h"
 #include "tests/support/scratch.h"

@@ -14,7 +14,7 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
-#include "flowmap/base/safetensors.h"
+#include "flowmap/formats/safetensors.h"
 #include "flowmap/model.h"
 #include "flowmap/nn/init.h"
 #include "flowmap/tensor_io.h"

@@ -13,7 +13,7 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
-#include "flowmap/base/torch_file.h"
+#include "flowmap/formats/torch_file.h"
 #include "flowmap/model.h"
 #include "flowmap/nn/init.h"
 #include "flowmap/tensor_io.h"

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "flowmap/base/image.h"
+#include "flowmap/formats/image.h"
 #include "tests/fuzz/fuzz_input.h"
 
 using namespace flowmap;

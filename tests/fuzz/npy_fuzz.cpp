@@ -1,5 +1,5 @@
 // parse_npy: DataError or an array whose bytes fit its shape and survive a round trip.
-#include "flowmap/base/npy.h"
+#include "flowmap/formats/npy.h"
 #include "tests/fuzz/fuzz_input.h"
 
 using namespace flowmap;

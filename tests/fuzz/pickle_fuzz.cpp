@@ -1,5 +1,5 @@
 // Pickle: DataError, or a tree that can be walked.
-#include "flowmap/base/pickle.h"
+#include "flowmap/formats/pickle.h"
 #include "tests/fuzz/fuzz_input.h"
 
 using namespace flowmap;

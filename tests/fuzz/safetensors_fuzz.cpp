@@ -1,5 +1,5 @@
 // SafetensorsReader: DataError, or tensors that cover the buffer.
-#include "flowmap/base/safetensors.h"
+#include "flowmap/formats/safetensors.h"
 #include "tests/fuzz/fuzz_input.h"
 
 using namespace flowmap;

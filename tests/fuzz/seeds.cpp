@@ -5,11 +5,11 @@
 #include <string>
 
 #include "flowmap/base/file.h"
-#include "flowmap/base/image.h"
-#include "flowmap/base/npy.h"
-#include "flowmap/base/safetensors.h"
-#include "flowmap/base/torch_file.h"
-#include "flowmap/base/zip.h"
+#include "flowmap/formats/image.h"
+#include "flowmap/formats/npy.h"
+#include "flowmap/formats/safetensors.h"
+#include "flowmap/formats/torch_file.h"
+#include "flowmap/formats/zip.h"
 
 using namespace flowmap;
 

@@ -1,5 +1,5 @@
 // TorchFile, zip, stream and plain pickle: DataError, or tensors inside their storages.
-#include "flowmap/base/torch_file.h"
+#include "flowmap/formats/torch_file.h"
 #include "tests/fuzz/fuzz_input.h"
 
 using namespace flowmap;

@@ -1,6 +1,6 @@
 // ZipReader, and parse_npy on its entries as read_npz does: DataError or content.
-#include "flowmap/base/npy.h"
-#include "flowmap/base/zip.h"
+#include "flowmap/formats/npy.h"
+#include "flowmap/formats/zip.h"
 #include "tests/fuzz/fuzz_input.h"
 
 using namespace flowmap;

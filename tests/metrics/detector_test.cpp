@@ -18,6 +18,12 @@
 namespace flowmap::metrics {
 namespace {
 
+// Of the detector's first layer.
+at::Tensor features_of(Detector& detector, const at::Tensor& samples) {
+  const std::string layer = detector.layers().front().name;
+  return detector.features(samples, {&layer, 1}).front();
+}
+
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
@@ -64,11 +70,11 @@ class DetectorTest : public ::testing::Test {
 TEST_F(DetectorTest, FeaturesAreThePenultimateLayer) {
   const auto detector = open(path_);
   EXPECT_EQ(detector->name(), "fmnist64");
-  EXPECT_EQ(detector->dimensions(), 64);
+  EXPECT_EQ(detector->layers().front().dimensions, 64);
   EXPECT_EQ(detector->checksum(), sha256_file(path_));
 
   const at::Tensor images = pictures(5);
-  const at::Tensor features = detector->features(images);
+  const at::Tensor features = features_of(*detector, images);
   ASSERT_EQ(features.sizes(), (at::IntArrayRef{5, 64}));
   EXPECT_EQ(features.scalar_type(), at::kFloat);
   EXPECT_FALSE(features.requires_grad());
@@ -91,9 +97,9 @@ TEST_F(DetectorTest, FeaturesAreThePenultimateLayer) {
 TEST_F(DetectorTest, RowsDoNotDependOnTheBatch) {
   const auto detector = open(path_);
   const at::Tensor images = pictures(6);
-  const at::Tensor all = detector->features(images);
+  const at::Tensor all = features_of(*detector, images);
   for (int64_t i = 0; i < 6; ++i)
-    EXPECT_TRUE(at::allclose(detector->features(images.narrow(0, i, 1))[0], all[i], 1e-5,
+    EXPECT_TRUE(at::allclose(features_of(*detector, images.narrow(0, i, 1))[0], all[i], 1e-5,
                              1e-6));
 }
 
@@ -101,21 +107,21 @@ TEST_F(DetectorTest, GrayStoredAsRgbIsGrayAndColourIsRefused) {
   const auto detector = open(path_);
   const at::Tensor images = pictures(3);
   const at::Tensor rgb = images.repeat({1, 3, 1, 1});
-  EXPECT_TRUE(at::equal(detector->features(rgb), detector->features(images)));
+  EXPECT_TRUE(at::equal(features_of(*detector, rgb), features_of(*detector, images)));
   at::Tensor coloured = rgb.clone();
   coloured[1][2][5][5] = 255 - coloured[1][2][5][5];
-  EXPECT_THAT(usage_error_of([&] { detector->features(coloured); }),
+  EXPECT_THAT(usage_error_of([&] { features_of(*detector, coloured); }),
               HasSubstr("coloured"));
 }
 
 TEST_F(DetectorTest, Refusals) {
   const auto detector = open(path_);
   EXPECT_THAT(usage_error_of([&] {
-                detector->features(at::zeros({2, 1, 32, 32}, at::kByte));
+                features_of(*detector, at::zeros({2, 1, 32, 32}, at::kByte));
               }),
               HasSubstr("[1, 32, 32]"));
-  EXPECT_THROW(detector->features(at::zeros({2, 1, 28, 28})), UsageError);
-  EXPECT_THROW(detector->features(at::zeros({2, 2})), UsageError);
+  EXPECT_THROW(features_of(*detector, at::zeros({2, 1, 28, 28})), UsageError);
+  EXPECT_THROW(features_of(*detector, at::zeros({2, 2})), UsageError);
   EXPECT_THAT(usage_error_of([&] { open("/nonexistent/weights.safetensors"); }),
               HasSubstr("/nonexistent/weights.safetensors"));
   EXPECT_THAT(usage_error_of([&] { make_detector("fmnist", Config()); }),
@@ -140,12 +146,12 @@ TEST_F(DetectorTest, AClassifierDrawsNoImages) {
 
 TEST(PointsDetector, PointsAreTheirOwnFeatures) {
   const auto detector = make_detector("points", Config());
-  EXPECT_EQ(detector->dimensions(), 2);
+  EXPECT_EQ(detector->layers().front().dimensions, 2);
   EXPECT_EQ(detector->checksum(), "");
   const at::Tensor points = at::tensor({0.5, -1.0, 2.0, 3.0}).view({2, 2});
-  EXPECT_TRUE(at::equal(detector->features(points), points.to(at::kFloat)));
-  EXPECT_THROW(detector->features(at::zeros({2, 3})), UsageError);
-  EXPECT_THROW(detector->features(at::zeros({2, 1, 28, 28}, at::kByte)), UsageError);
+  EXPECT_TRUE(at::equal(features_of(*detector, points), points.to(at::kFloat)));
+  EXPECT_THROW(features_of(*detector, at::zeros({2, 3})), UsageError);
+  EXPECT_THROW(features_of(*detector, at::zeros({2, 1, 28, 28}, at::kByte)), UsageError);
 }
 
 // The classifier that ships: small, and as accurate as models/README.md says.

@@ -84,8 +84,8 @@ TEST(GridKl, MetricParsesItsName) {
   generated.keep_features = true;
   generated.add(checkerboard(5, 64000));
   const FeatureSet none;
-  EXPECT_NEAR(make_metric("kl48", Config())->compute(none, generated), 0.0096, 0.001);
-  EXPECT_NEAR(make_metric("kl50", Config())->compute(none, generated), 0.0655, 0.003);
+  EXPECT_NEAR(make_metric("kl48", Config())->compute(none, generated).at(0).value, 0.0096, 0.001);
+  EXPECT_NEAR(make_metric("kl50", Config())->compute(none, generated).at(0).value, 0.0655, 0.003);
   EXPECT_THROW(make_metric("kl3", Config()), UsageError);
   EXPECT_THROW(make_metric("klm", Config()), UsageError);
   EXPECT_THROW(make_metric("kl48x", Config()), UsageError);

@@ -11,7 +11,7 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
-#include "flowmap/base/npy.h"
+#include "flowmap/formats/npy.h"
 #include "flowmap/tensor_io.h"
 #include "metrics/frechet.h"
 #include "tests/support/reference.h"

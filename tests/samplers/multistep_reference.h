@@ -97,6 +97,7 @@ inline PeerRun ddim_run(const flowmap::testing::MethodReference& reference,
   run.solver = "ddim";
   const double eta = reference.item(name).child("step").number("eta", 0.0);
   set(run.options, "eta=" + std::to_string(eta));
+  if (name == "ddim_clip") set(run.options, "clip=1");
   const at::Tensor used = reference.at(name + "/alphas_cumprod");
   // The level after the last step: no noise, or that of the first training step.
   const double last = config.boolean("set_alpha_to_one", true)

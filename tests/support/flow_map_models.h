@@ -71,6 +71,14 @@ class ReferenceNet : public torch::nn::Module {
   std::vector<at::Tensor> parts_;
 };
 
+// Gradients of all parameters in their order, flat; zero where there is none.
+inline at::Tensor flat_gradient(const ReferenceNet& net) {
+  std::vector<at::Tensor> parts;
+  for (const at::Tensor& p : net.ordered())
+    parts.push_back(p.grad().defined() ? p.grad().flatten() : at::zeros_like(p).flatten());
+  return at::cat(parts);
+}
+
 // v = net(s, t, x / rescale) * rescale, w = net(s, t), as the authors' perceptron does.
 class ReferenceMap : public AnalyticModel {
  public:

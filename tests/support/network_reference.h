@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "flowmap/base/safetensors.h"
+#include "flowmap/formats/safetensors.h"
 #include "flowmap/tensor_io.h"
 #include "tests/support/reference.h"
 

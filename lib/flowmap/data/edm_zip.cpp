@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "flowmap/base/error.h"
-#include "flowmap/base/image.h"
+#include "flowmap/formats/image.h"
 #include "flowmap/base/text.h"
-#include "flowmap/base/zip.h"
+#include "flowmap/formats/zip.h"
 #include "flowmap/data/in_memory.h"
 
 namespace flowmap {

@@ -1,4 +1,4 @@
-// Fashion-MNIST and other sets in IDX files (base/idx.h).
+// Fashion-MNIST and other sets in IDX files (formats/idx.h).
 #include <ATen/ATen.h>
 
 #include <array>
@@ -7,7 +7,7 @@
 #include <string>
 
 #include "flowmap/base/error.h"
-#include "flowmap/base/idx.h"
+#include "flowmap/formats/idx.h"
 #include "flowmap/base/text.h"
 #include "flowmap/data/in_memory.h"
 #include "flowmap/tensor_io.h"

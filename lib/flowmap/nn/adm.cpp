@@ -34,6 +34,7 @@ struct AdmOptions {
   double label_dropout = 0;
   int64_t augment_dim = 0;
   std::string time_embedding = "s_gap";  // UNetMappingOptions
+  bool qk_norm = false;                  // UNetBlockOptions
 };
 
 class DhariwalUNet : public Network {
@@ -116,6 +117,7 @@ class DhariwalUNet : public Network {
     o.down = resample == Resample::down;
     o.attention = attention;
     o.dropout = options_.dropout;
+    o.qk_norm = options_.qk_norm;
     o.init = o.init_attn = kAdmInit;
     o.init_zero = kAdmInitZero;
     auto block = owner.register_module(
@@ -226,6 +228,7 @@ std::shared_ptr<Network> make_adm(const Config& c, const NetworkShape& shape) {
     o.label_dropout = c.number("label_dropout", o.label_dropout, 0, 1);
   o.augment_dim = c.integer("augment_dim", o.augment_dim, 0, 1 << 16);
   o.time_embedding = read_time_embedding(c, shape);
+  o.qk_norm = c.boolean("qk_norm", o.qk_norm);
   return std::make_shared<DhariwalUNet>(std::move(o), shape);
 }
 

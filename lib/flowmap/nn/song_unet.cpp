@@ -89,6 +89,7 @@ std::shared_ptr<UNetBlock> SongUNet::add_block(std::vector<Stage>& path,
   o.down = down;
   o.attention = attention;
   o.num_heads = options_.num_heads;
+  o.qk_norm = options_.qk_norm;
   o.dropout = options_.dropout;
   o.skip_scale = options_.skip_scale;
   o.eps = kSongEps;
@@ -296,6 +297,7 @@ SongUNetOptions read_song_options(const Config& c, const NetworkShape& shape,
   if (o.embedding_type == "fourier")
     o.fourier_scale = c.number("fourier_scale", o.fourier_scale, 0, 1e6);
   o.patch = c.integer("patch", o.patch, 1, 64);
+  o.qk_norm = c.boolean("qk_norm", o.qk_norm);
   o.time_embedding = read_time_embedding(c, shape);
   return o;
 }

@@ -34,6 +34,7 @@ struct SongUNetOptions {
   // Ours: patch x patch pixels are folded into channels before the first convolution and
   // unfolded after the last; the top level then has height / patch.
   int64_t patch = 1;
+  bool qk_norm = false;  // ours: UNetBlockOptions
   // Ours: how two times enter (UNetMappingOptions).
   std::string time_embedding = "s_gap";
 };

@@ -11,6 +11,9 @@
 #include "flowmap/ops.h"
 
 namespace flowmap {
+namespace {
+constexpr double kQkNormEps = 1e-4;  // as EDM2's networks
+}
 
 UNetBlock::UNetBlock(int64_t in, int64_t out, UNetBlockOptions options, std::string path)
     : in_(in), out_(out), options_(std::move(options)), path_(std::move(path)) {
@@ -79,8 +82,13 @@ Dual UNetBlock::attend(const Dual& x) const {
   const auto size = x.value.sizes();
   const int64_t depth = out_ / heads_;
   const std::array<int64_t, 4> split = {size[0] * heads_, depth, 3, size[2] * size[3]};
-  const std::vector<Dual> qkv =
+  std::vector<Dual> qkv =
       ops::unbind(ops::reshape(qkv_->forward(norm2_->forward(x)), split), 2);
+  if (options_.qk_norm) {
+    const std::array<int64_t, 1> depth_of_head = {1};
+    for (std::size_t i : {0, 1})
+      qkv[i] = ops::rms_normalize(qkv[i], depth_of_head, kQkNormEps);
+  }
   const auto tokens = [](const Dual& a) { return ops::transpose(a, 1, 2); };
   const Dual mixed =
       ops::attention(tokens(qkv[0]), tokens(qkv[1]), tokens(qkv[2]),

@@ -19,6 +19,9 @@ struct UNetBlockOptions {
   // and so no attention, in narrower blocks).
   int64_t num_heads = 0;
   int64_t channels_per_head = 64;
+  // Queries and keys of unit root mean square before their products, which bounds the
+  // logits (Karras et al. 2024, section 2.3); no parameters.
+  bool qk_norm = false;
   double dropout = 0;
   double skip_scale = 1;  // applied after the residual sum, and again after attention
   double eps = 1e-5;      // of the group norms

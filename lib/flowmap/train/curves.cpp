@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "flowmap/base/image.h"
+#include "flowmap/formats/image.h"
 #include "flowmap/base/text.h"
 #include "flowmap/train/stats.h"
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "flowmap/base/error.h"
-#include "flowmap/base/safetensors.h"
+#include "flowmap/formats/safetensors.h"
 #include "flowmap/base/text.h"
 #include "flowmap/nn/init.h"
 #include "flowmap/preconditioning.h"

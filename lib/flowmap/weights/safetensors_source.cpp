@@ -7,7 +7,7 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
-#include "flowmap/base/safetensors.h"
+#include "flowmap/formats/safetensors.h"
 #include "flowmap/tensor_io.h"
 #include "flowmap/weights/source.h"
 

@@ -9,7 +9,7 @@
 
 #include "flowmap/base/error.h"
 #include "flowmap/base/text.h"
-#include "flowmap/base/torch_file.h"
+#include "flowmap/formats/torch_file.h"
 #include "flowmap/tensor_io.h"
 #include "flowmap/weights/source.h"
 
