@@ -49,14 +49,17 @@ void under_flag(const std::string& flag, const std::function<void()>& action);
 std::string version_text();
 
 int run_train(std::span<const std::string> arguments);
+int run_boss(std::span<const std::string> arguments);
 int run_generate(std::span<const std::string> arguments);
 int run_invert(std::span<const std::string> arguments);
 int run_convert(std::span<const std::string> arguments);
 int run_evaluate(std::span<const std::string> arguments);
 int run_inspect(std::span<const std::string> arguments);
+int run_dataset(std::span<const std::string> arguments);
 int run_fid(std::span<const std::string> arguments);
 int run_doctor(std::span<const std::string> arguments);
 int run_sheet(std::span<const std::string> arguments);
+int run_pairs(std::span<const std::string> arguments);
 int run_reconstruct_phema(std::span<const std::string> arguments);
 
 }  // namespace flowmap::apps

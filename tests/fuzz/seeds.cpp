@@ -76,6 +76,19 @@ std::string edm_like() {
          tensor + "s\x8C\x08_buffers}\x8C\x08_modules}us\x85Rs."s;
 }
 
+// One file "a" of three bytes, and the end.
+std::string tiny_tar() {
+  std::string header(512, '\0');
+  header.replace(0, 1, "a").replace(124, 11, "00000000003").replace(156, 1, "0");
+  header.replace(148, 8, 8, ' ');
+  unsigned sum = 0;
+  for (const char c : header) sum += static_cast<unsigned char>(c);
+  char digits[8];
+  std::snprintf(digits, sizeof digits, "%06o", sum);
+  header.replace(148, 7, digits, 7);
+  return header + "abc" + std::string(509 + 1024, '\0');
+}
+
 void write_seeds(const std::filesystem::path& folder) {
   const auto at = [&](const std::string& target, const std::string& name) {
     make_directories(folder / target);
@@ -100,6 +113,7 @@ void write_seeds(const std::filesystem::path& folder) {
                     {{"w", DType::F32, {2, 3}, weight}, {"b", DType::I8, {2}, bias}},
                     {{"format", "pt"}});
   write_safetensors(at("safetensors", "empty"), {}, {});
+  write_file_atomic(at("tar", "one"), tiny_tar());
   write_file_atomic(at("pickle", "opcodes"), many_opcodes());
   write_file_atomic(at("pickle", "edm"), edm_like());
   write_file_atomic(at("torch_file", "edm"), edm_like());

@@ -3,13 +3,12 @@
 
 #include <array>
 #include <filesystem>
-#include <optional>
 #include <string>
 
 #include "flowmap/base/error.h"
-#include "flowmap/formats/idx.h"
-#include "flowmap/base/text.h"
 #include "flowmap/data/in_memory.h"
+#include "flowmap/data/picture_files.h"
+#include "flowmap/formats/idx.h"
 #include "flowmap/tensor_io.h"
 
 namespace flowmap {
@@ -17,49 +16,13 @@ namespace {
 
 constexpr const char* kFashionMnistFolder = "/usr/share/datasets/fashion-mnist";
 
-struct IdxFiles {
-  std::filesystem::path images;
-  std::filesystem::path labels;  // "" if there are none
-};
-
-std::filesystem::path plain_or_gz(const std::filesystem::path& base) {
-  if (std::filesystem::exists(base)) return base;
-  const std::filesystem::path gz = base.string() + ".gz";
-  return std::filesystem::exists(gz) ? gz : std::filesystem::path();
-}
-
-// MNIST's own names: train-images-idx3-ubyte, t10k-labels-idx1-ubyte.
-IdxFiles find_idx_files(const std::filesystem::path& path, const std::string& split) {
-  IdxFiles files;
-  if (std::filesystem::is_directory(path)) {
-    const std::string stem = split == "train" ? "train" : "t10k";
-    files.images = plain_or_gz(path / (stem + "-images-idx3-ubyte"));
-    files.labels = plain_or_gz(path / (stem + "-labels-idx1-ubyte"));
-    if (files.images.empty())
-      throw UsageError("data.path: no " + stem + "-images-idx3-ubyte[.gz] in " +
-                       path.string());
-    return files;
-  }
-  if (!std::filesystem::exists(path))
-    throw UsageError("data.path: " + path.string() + " does not exist");
-  files.images = path;
-  std::string name = path.filename().string();
-  constexpr std::string_view kImages = "images-idx3";
-  if (const auto at = name.find(kImages); at != std::string::npos) {
-    name.replace(at, kImages.size(), "labels-idx1");
-    if (ends_with_ignoring_case(name, ".gz")) name.resize(name.size() - 3);
-    files.labels = plain_or_gz(path.parent_path() / name);
-  }
-  return files;
-}
-
 std::shared_ptr<Dataset> load_idx(const Config& options, const std::filesystem::path& path,
                                   const std::string& name, int64_t class_count) {
   const std::array<std::string, 2> splits{"train", "test"};
   const std::string split = options.choice("split", splits, "train");
   const bool use_labels = options.boolean("labels", false);
   const int64_t max_images = options.integer("max_images", 0, 0);
-  const IdxFiles files = find_idx_files(path, split);
+  const IdxFiles files = find_idx_files(path, split, "data.path");
 
   InMemoryImages content;
   content.source = files.images.string();

@@ -26,7 +26,11 @@ std::shared_ptr<Dataset> in_memory_dataset(InMemoryImages content, bool use_labe
 // The makers behind dataset_registry().
 std::shared_ptr<Dataset> make_idx_dataset(const Config& options);
 std::shared_ptr<Dataset> make_fashion_mnist(const Config& options);
-std::shared_ptr<Dataset> make_edm_zip(const Config& options);
+std::shared_ptr<Dataset> make_pictures(const Config& options);
+// Options of its own: "flip" (pairs are flipped, noise and sample together), "noise" ("seeds":
+// made when asked for; "memory": made once and kept), "check" (sums of the shards), "real" (a
+// second folder, of inverted images) and "real_fraction" (its share of the samples).
+std::shared_ptr<Dataset> make_pairs(const Config& options);
 std::shared_ptr<Dataset> make_checkerboard(const Config& options);
 std::shared_ptr<Dataset> make_eight_gaussians(const Config& options);
 std::shared_ptr<Dataset> make_moons(const Config& options);

@@ -6,6 +6,7 @@
 #include "flowmap/base/text.h"
 #include "flowmap/data/dataset.h"
 #include "flowmap/data/in_memory.h"
+#include "flowmap/data/picture_files.h"
 
 namespace flowmap {
 namespace {
@@ -14,22 +15,10 @@ std::string dataset_type_of_path(const Config& options) {
   const std::filesystem::path path = options.path("path", "");
   if (path.empty())
     throw UsageError("data: give data.path, or data.type for a built-in set");
-  const std::string name = path.filename().string();
-  if (std::filesystem::is_directory(path)) {
-    for (const char* file : {"train-images-idx3-ubyte", "t10k-images-idx3-ubyte"})
-      if (std::filesystem::exists(path / file) ||
-          std::filesystem::exists(path / (std::string(file) + ".gz")))
-        return "idx";
-    throw UsageError("data.path: " + path.string() +
-                     " is a folder without IDX files (train-images-idx3-ubyte[.gz])");
-  }
   if (!std::filesystem::exists(path))
     throw UsageError("data.path: " + path.string() + " does not exist");
-  if (ends_with_ignoring_case(name, ".zip")) return "edm_zip";
-  if (name.find("idx") != std::string::npos || ends_with_ignoring_case(name, ".gz"))
-    return "idx";
-  throw UsageError("data.path: cannot tell what " + path.string() +
-                   " is; known: an EDM .zip, an IDX file, a folder of IDX files");
+  if (std::filesystem::exists(path / "pairs.json")) return "pairs";
+  return is_idx(path) ? "idx" : "pictures";
 }
 
 }  // namespace
@@ -40,7 +29,11 @@ const std::vector<DatasetEntry>& dataset_registry() {
        &make_fashion_mnist},
       {"idx", "MNIST-like IDX files, plain or .gz: a folder or the images' file",
        &make_idx_dataset},
-      {"edm_zip", "EDM's ZIP of PNGs with dataset.json", &make_edm_zip},
+      {"pictures", "what `flowmap dataset convert` reads: a folder of PNG/JPEG, a zip, "
+                   "CIFAR's tarballs, npz", &make_pictures},
+      {"edm_zip", "EDM's ZIP of PNGs with dataset.json", &make_pictures},
+      {"pairs", "a folder of `flowmap pairs`: samples of a teacher and their noise",
+       &make_pairs},
       {"checkerboard", "points: uniform on 8 of 4x4 squares", &make_checkerboard},
       {"eight_gaussians", "points: eight blobs on a circle", &make_eight_gaussians},
       {"moons", "points: two interleaved half circles", &make_moons},

@@ -257,14 +257,19 @@ void png_filter_row(int type, const std::uint8_t* row, const std::uint8_t* above
 }
 
 // Each row behind its filter's number; the filter whose output, read as signed, has the
-// least sum of magnitudes (the specification's heuristic).
-std::vector<std::uint8_t> png_filter_rows(const Image& image) {
+// least sum of magnitudes (the specification's heuristic). Where the rows will only be
+// stored, none.
+std::vector<std::uint8_t> png_filter_rows(const Image& image, bool stored) {
   const std::size_t channels = static_cast<std::size_t>(image.channels);
   const std::size_t size = static_cast<std::size_t>(image.width) * channels;
   std::vector<std::uint8_t> out((size + 1) * image.height), trial(size);
   for (int y = 0; y < image.height; ++y) {
     const std::uint8_t* row = image.pixels.data() + size * y;
     std::uint8_t* const to = out.data() + (size + 1) * y;
+    if (stored) {
+      std::copy_n(row, size, to + 1);
+      continue;
+    }
     std::uint64_t least = ~std::uint64_t{0};
     for (int type = 0; type < 5; ++type) {
       png_filter_row(type, row, y ? row - size : nullptr, size, channels, trial.data());
@@ -295,11 +300,11 @@ void png_put_chunk(std::string& to, std::string_view type, std::string_view payl
               to.size() - start)));
 }
 
-std::string pack_png_rows(const std::vector<std::uint8_t>& rows) {
+std::string pack_png_rows(const std::vector<std::uint8_t>& rows, int level) {
   uLongf size = compressBound(rows.size());
   std::string packed(size, '\0');
   const int status = compress2(reinterpret_cast<Bytef*>(packed.data()), &size,
-                               rows.data(), rows.size(), Z_DEFAULT_COMPRESSION);
+                               rows.data(), rows.size(), level);
   FM_CHECK(status == Z_OK, "PNG: zlib failed with ", status);
   packed.resize(size);
   return packed;
@@ -308,7 +313,9 @@ std::string pack_png_rows(const std::vector<std::uint8_t>& rows) {
 }  // namespace
 
 std::vector<std::byte> encode_png(const Image& image,
-                                  const std::map<std::string, std::string>& texts) {
+                                  const std::map<std::string, std::string>& texts,
+                                  int level) {
+  FM_CHECK(level >= -1 && level <= 9, "PNG: compression level ", level);
   check_image(image, "PNG");
   std::string png(kPngSignature), header;
   png_put_number(header, static_cast<std::uint32_t>(image.width));
@@ -333,7 +340,7 @@ std::vector<std::byte> encode_png(const Image& image,
     png_put_chunk(png, "tEXt", keyword + '\0' + text);
   }
   // A chunk holds 2^31 - 1 bytes; shorter ones let a reader show progress.
-  const std::string packed = pack_png_rows(png_filter_rows(image));
+  const std::string packed = pack_png_rows(png_filter_rows(image, level == 0), level);
   constexpr std::size_t kPiece = std::size_t{1} << 24;
   for (std::size_t at = 0; at < packed.size(); at += kPiece)
     png_put_chunk(png, "IDAT", std::string_view(packed).substr(at, kPiece));

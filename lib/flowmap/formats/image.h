@@ -24,9 +24,11 @@ Image decode_image(std::span<const std::byte> bytes, const std::string& name);
 Image read_image(const std::filesystem::path& path);
 
 // PNG with tEXt chunks (latin-1 keyword 1..79 characters -> text) before the pixels. The
-// bytes of a text are stored as they are.
+// bytes of a text are stored as they are. `level`: zlib's 1 to 9, 0 to store the pixels
+// as they are (fast, and larger), -1 for its default.
 std::vector<std::byte> encode_png(const Image& image,
-                                  const std::map<std::string, std::string>& texts = {});
+                                  const std::map<std::string, std::string>& texts = {},
+                                  int level = -1);
 void write_png(const std::filesystem::path& path, const Image& image,
                const std::map<std::string, std::string>& texts = {});
 // The tEXt chunks of a PNG. Throws DataError on a file that is no PNG or is cut.

@@ -75,7 +75,8 @@ class TorchFile {
  public:
   // The pickle may name what `allow` accepts (PickleOptions::allow). Throws DataError as
   // Pickle and ZipReader do, and for a storage that is missing or too short, a big-endian
-  // file, and a TorchScript archive.
+  // file, and a TorchScript archive; that is read where `allow` accepts its own classes
+  // (module "__torch__"), as tensors: its program is never looked at.
   explicit TorchFile(const std::filesystem::path& path,
                      PickleOptions options = weights_options());
   // Memory that the caller keeps; `name` stands for the path.

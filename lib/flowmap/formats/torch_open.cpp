@@ -113,7 +113,7 @@ void TorchFile::Impl::open_zip() {
     throw DataError(
         path, {}, "a torch.save archive with NAME/data.pkl",
         "a ZIP archive of " + std::to_string(zip.size()) + " entries without it");
-  if (script)
+  if (script && !(options.allow && options.allow("__torch__", "Module")))
     throw DataError(path, {},
                     "tensors saved by torch.save (in Python: torch.save("
                     "torch.jit.load(FILE).state_dict(), NEW))",
