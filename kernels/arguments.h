@@ -55,4 +55,59 @@ inline std::int64_t checked_count(const char* entry, const GroupNorm& norm) {
   return count;
 }
 
+// Elements of the output.
+inline std::int64_t checked_count(const char* entry, const ResizeNormalize& resize) {
+  const FilterAxis& rows = resize.rows;
+  const FilterAxis& columns = resize.columns;
+  if (resize.channels != 1 && resize.channels != 3) {
+    throw std::invalid_argument(std::string(entry) + ": " +
+                                std::to_string(resize.channels) +
+                                " channels; a picture has 1 or 3");
+  }
+  checked_count(entry, 1, resize.batch, rows.inputs,
+                checked_count(entry, 1, columns.inputs, resize.channels));
+  const std::int64_t count =
+      checked_count(entry, sizeof(float), resize.batch, rows.outputs,
+                    checked_count(entry, 1, columns.outputs, 3));
+  for (const FilterAxis* axis : {&rows, &columns}) {
+    if (count > 0 && (axis->inputs < 1 || axis->taps < 1 || axis->taps > axis->inputs)) {
+      throw std::invalid_argument(
+          std::string(entry) + ": a filter of " + std::to_string(axis->taps) +
+          " taps over " + std::to_string(axis->inputs) + " inputs");
+    }
+  }
+  return count;
+}
+
+// Every window of an axis (host memory) lies inside the input.
+inline void check_windows(const char* entry, const FilterAxis& axis) {
+  for (std::int64_t i = 0; i < axis.outputs; ++i) {
+    const std::int64_t first = axis.first[i];
+    const std::int64_t count = axis.count[i];
+    if (first < 0 || count < 1 || count > axis.taps || first + count > axis.inputs) {
+      throw std::invalid_argument(
+          std::string(entry) + ": output " + std::to_string(i) + " takes " +
+          std::to_string(count) + " inputs from " + std::to_string(first) + " of " +
+          std::to_string(axis.inputs) + " (at most " + std::to_string(axis.taps) + ")");
+    }
+  }
+}
+
+// Pairs.
+inline std::int64_t checked_count(const char* entry, const RowPairs& pairs) {
+  checked_count(entry, sizeof(double), pairs.x_rows, pairs.dimensions);
+  checked_count(entry, sizeof(double), pairs.y_rows, pairs.dimensions);
+  if (pairs.dimensions == 0) {
+    throw std::invalid_argument(std::string(entry) + ": rows of 0 dimensions");
+  }
+  return checked_count(entry, sizeof(double), pairs.x_rows, pairs.y_rows);
+}
+
+inline void check_radii(const char* entry, const double* x_radii, const double* y_radii) {
+  if ((x_radii == nullptr) == (y_radii == nullptr)) {
+    throw std::invalid_argument(std::string(entry) +
+                                ": give the radii of x or those of y, one of the two");
+  }
+}
+
 }  // namespace flowmap::kernels

@@ -34,4 +34,21 @@ void group_norm_silu_cuda(const float*, const GroupNorm&, float*, Stream) {
   refuse_cuda("group_norm_silu_cuda");
 }
 
+void resize_normalize_cuda(const std::uint8_t*, const ResizeNormalize&, float*, Stream) {
+  refuse_cuda("resize_normalize_cuda");
+}
+
+void squared_distances_cuda(const RowPairs&, double*, Stream) {
+  refuse_cuda("squared_distances_cuda");
+}
+
+void count_within_cuda(const RowPairs&, const double*, const double*, bool, std::int64_t*,
+                       Stream) {
+  refuse_cuda("count_within_cuda");
+}
+
+void polynomial_sums_cuda(const RowPairs&, std::int64_t, double*, Stream) {
+  refuse_cuda("polynomial_sums_cuda");
+}
+
 }  // namespace flowmap::kernels
