@@ -21,6 +21,7 @@ double bytes_an_image(const TrainSetup& setup) {
     batch.index = at::arange(rows) % data.count;
     batch.x = samples_to_float(setup.dataset->samples(batch.index));
     batch.labels = setup.dataset->labels(batch.index);
+    batch.noise = setup.dataset->noise(batch.index);
     const Draw draw(0, 0, rows);
     // An average starts as the weights themselves.
     const auto average = [&](const std::string& name, int) {

@@ -5,6 +5,7 @@
 #include "apps/cli.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/text.h"
+#include "samplers/boss/schedule_file.h"
 #include "samplers/guided.h"
 
 namespace flowmap::apps {
@@ -90,10 +91,48 @@ void add_schedule_flags(CLI::App& app, ScheduleFlags& flags) {
   app.add_option("--M", grid.m, "iddpm grid: how many levels")
       ->check(whole_number(1, int64_t{1} << 20))
       ->capture_default_str();
+  app.add_option("--schedule-file,--schedule_file", flags.schedule_file,
+                 "steps that 'flowmap boss search' found for this network")
+      ->check(not_empty());
+  app.add_option("--nfe", flags.nfe,
+                 "which schedule of --schedule-file: network evaluations an image (default: "
+                 "the largest)")
+      ->check(whole_number(1, int64_t{1} << 20));
+  // One that a verb has already means both.
+  if (!app.get_option_no_throw("--force"))
+    app.add_flag("--force", flags.force,
+                 "take a --schedule-file that was made for another network");
 }
+
+namespace {
+
+// The schedule of a file instead of a grid; what would say the same again is refused.
+samplers::Schedule schedule_of_file(const CLI::App& app, const ScheduleFlags& flags,
+                                    const Model& model) {
+  for (const char* flag : {"--steps", "--t_steps", "--sigma_steps", "--sigma_min",
+                           "--sigma_max", "--rho", "--disc"})
+    FM_CHECK_USAGE(app.count(flag) == 0, flag, " and --schedule-file exclude each other; ",
+                   "--nfe chooses among the file's schedules");
+  require_file(flags.schedule_file, "--schedule-file");
+  samplers::Schedule schedule;
+  under_flag("--schedule-file", [&] {
+    const auto file = samplers::read_schedule_file(flags.schedule_file);
+    schedule = samplers::schedule_from_file(
+        file, flags.schedule_file, model,
+        flags.nfe > 0 ? flags.nfe : file.budgets.back().nfe, flags.force);
+  });
+  return schedule;
+}
+
+}  // namespace
 
 samplers::Schedule read_schedule(const CLI::App& app, const ScheduleFlags& flags,
                                  const Model& model, int64_t default_steps) {
+  if (app.count("--schedule-file"))
+    return samplers::at_known_levels(model, schedule_of_file(app, flags, model));
+  const char* flag = flags.force ? "--force" : "--nfe";
+  FM_CHECK_USAGE(!flags.force && app.count("--nfe") == 0, flag, ": for --schedule-file; "
+                 "give one, or say --steps");
   samplers::SampleOptions grid = flags.grid;
   if (app.count("--t_steps")) grid.t_steps = parse_double_list(flags.t_steps, "--t_steps");
   if (app.count("--sigma_steps"))
@@ -112,8 +151,7 @@ void add_solver_flags(CLI::App& app, SolverFlags& flags) {
     app.add_option(kSolverFlags[i].names, flags.values[i], kSolverFlags[i].help);
 }
 
-std::shared_ptr<samplers::Sampler> read_solver(const CLI::App& app, const SolverFlags& flags,
-                                               const std::string& name) {
+Config solver_options(const CLI::App& app, const SolverFlags& flags) {
   Config options;
   for (const std::string& text : flags.options)
     for (const std::string& assignment : option_assignments(text))
@@ -129,7 +167,12 @@ std::shared_ptr<samplers::Sampler> read_solver(const CLI::App& app, const Solver
       continue;
     options.set_override(key + "=" + value, flag);
   }
-  return samplers::make_sampler(name, options);
+  return options;
+}
+
+std::shared_ptr<samplers::Sampler> read_solver(const CLI::App& app, const SolverFlags& flags,
+                                               const std::string& name) {
+  return samplers::make_sampler(name, solver_options(app, flags));
 }
 
 void add_guidance_flags(CLI::App& app, GuidanceFlags& flags) {

@@ -17,10 +17,13 @@ namespace flowmap::apps {
 
 struct ScheduleFlags {
   std::string t_steps, sigma_steps;
+  std::string schedule_file;  // of `flowmap boss search`
+  int64_t nfe = 0;
+  bool force = false;
   samplers::SampleOptions grid;
 };
 // --steps, --t_steps, --sigma_steps, --sigma_min, --sigma_max, --rho, --disc, --epsilon_s,
-// --C_1, --C_2, --M.
+// --C_1, --C_2, --M, --schedule-file, --nfe, --force.
 void add_schedule_flags(CLI::App& app, ScheduleFlags& flags);
 // The schedule on the levels that the model knows; `default_steps` where neither steps nor
 // knots are given. Throws UsageError naming the flag.
@@ -36,6 +39,8 @@ struct SolverFlags {
 // --S_churn, --S_min, --S_max, --S_noise, --schedule, --scaling, --alpha, --order, --eta,
 // --rtol, --atol.
 void add_solver_flags(CLI::App& app, SolverFlags& flags);
+// The options given, by the solvers' own names for them.
+Config solver_options(const CLI::App& app, const SolverFlags& flags);
 // The sampler called `name` with the options given. Throws UsageError on one that it does
 // not have.
 std::shared_ptr<samplers::Sampler> read_solver(const CLI::App& app, const SolverFlags& flags,

@@ -8,6 +8,7 @@
 
 #include "apps/picture.h"
 #include "apps/run_options.h"
+#include "apps/train_metrics.h"
 #include "distill/method.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/file.h"
@@ -64,6 +65,17 @@ void require_augment_labels(const Config& config) {
                  network.integer("augment_dim"), ", not ", kAugmentLabels, remedy);
 }
 
+// Before the first step, and by name.
+void require_pairs(const Config& config, const TrainSetup& setup, const DatasetInfo& data) {
+  FM_CHECK_USAGE(data.pairs, config.where("data"), ": data: method ",
+                 config.child("method").string("type"), " learns from pairs of noise and ",
+                 "samples, and ", data.name, " holds samples alone; make pairs with ",
+                 "`flowmap pairs` and set data.type = \"pairs\"");
+  FM_CHECK_USAGE(setup.options.augment <= 0, config.where("trainer.augment"),
+                 ": trainer.augment would change the samples of pairs and not their noise: ",
+                 "set it to 0 (data.flip flips both)");
+}
+
 }  // namespace
 
 TrainSetup prepare_training(const Config& config, bool continues) {
@@ -77,8 +89,11 @@ TrainSetup prepare_training(const Config& config, bool continues) {
   if (setup.options.augment > 0) default_augment_labels(config, data);
   setup.task = distill::make_method({config, data, setup.options.seed, !continues});
   if (setup.options.augment > 0) require_augment_labels(config);
+  if (setup.task->stream() == Stream::pairs) require_pairs(config, setup, data);
   setup.method = config.child("method").string("type");
   setup.network = config.child("network").string("type");
+  setup.metrics = TrainMetrics::from_config(config, setup.dataset, setup.options,
+                                            setup.task->snapshot_info());
   config.check_all_read();
   return setup;
 }
@@ -158,7 +173,7 @@ TrainerHooks training_hooks(const TrainSetup& setup) {
   const DatasetInfo data = setup.dataset->info();
   const auto sampler = samplers::make_sampler(name, Config());
   TrainerHooks hooks;
-  hooks.on_snapshot = [=](const SnapshotEvent& event) {
+  const auto draw_grid = [=](const SnapshotEvent& event) {
     const at::NoGradGuard no_grad;
     const int64_t count = data.images ? 64 : 8192, chunk = data.images ? 8 : 2048;
     const at::Device device = event.model->parameters().front().device();
@@ -190,6 +205,10 @@ TrainerHooks training_hooks(const TrainSetup& setup) {
     }
     write_png(event.run / (kimg_text(event.images_seen) + ".png"),
               samples_picture(at::cat(parts), 8));
+  };
+  hooks.on_snapshot = [draw_grid, metrics = setup.metrics](const SnapshotEvent& event) {
+    draw_grid(event);
+    if (metrics) metrics->on_snapshot(event);
   };
   return hooks;
 }

@@ -13,12 +13,15 @@
 
 namespace flowmap::apps {
 
+class TrainMetrics;
+
 struct TrainSetup {
   TrainOptions options;
   std::shared_ptr<Dataset> dataset;
   std::shared_ptr<Task> task;
   std::string method, network;
   bool labels = false;
+  std::shared_ptr<TrainMetrics> metrics;  // nullptr: the run does not score itself
 };
 
 // EDM's own defaults: CIFAR-10 DDPM++ under the EDM loss.
@@ -44,7 +47,8 @@ void check_same_run(const std::filesystem::path& options_file,
                     const std::string& resolved);
 // reals.png: samples of the data set.
 void write_reals(const TrainSetup& setup, const std::filesystem::path& png);
-// Grids of samples at each snapshot: {kimg}.png, by the method's default sampler.
+// At each snapshot a grid of samples, {kimg}.png, by the method's default sampler, and the
+// scores of train_metrics.h.
 TrainerHooks training_hooks(const TrainSetup& setup);
 
 }  // namespace flowmap::apps

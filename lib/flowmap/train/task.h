@@ -25,12 +25,16 @@ struct Player {
   bool trained = false;          // has an optimiser and EMA profiles
 };
 
-// Which data a method wants. `pairs` and further streams come with their methods.
-enum class Stream { samples, labels_only, none };
+// Which data a method wants. `pairs`: samples with the noise that they were made from, out
+// of data sets whose DatasetInfo::pairs is set.
+enum class Stream { samples, pairs, labels_only, none };
 
 // One micro-batch: b rows of the global batch.
 struct Batch {
   at::Tensor x;       // samples as the network sees them, [b, sample...], float32
+  // Stream::pairs: the unit normals that x was made from, [b, sample...], float32, flipped
+  // together with x. Undefined for other streams.
+  at::Tensor noise;
   at::Tensor labels;  // [b, label_dim] or undefined
   at::Tensor index;   // int64 [b], which samples these are
   // [b, 9], what data/augment.h did to x; undefined without augmentation.

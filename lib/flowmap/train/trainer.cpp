@@ -132,11 +132,20 @@ Batch Trainer::make_batch(const Draw& draw, int64_t first_row, int64_t rows) con
   if (batch.labels.defined()) batch.labels = batch.labels.to(device);
   if (task_->stream() == Stream::labels_only) return batch;
   batch.x = samples_to_float(dataset_->samples(batch.index));
-  if (options_.xflip && data_info_.images) {
-    const at::Tensor flip = draw.uniform("xflip", {}).lt(0.5).reshape({rows, 1, 1, 1});
-    batch.x = at::where(flip.to(batch.x.device()), batch.x.flip({3}), batch.x);
+  if (task_->stream() == Stream::pairs) {
+    batch.noise = dataset_->noise(batch.index);
+    FM_CHECK(batch.noise.defined(), data_info_.name, ": the method needs pairs, and these ",
+             "samples have no noise");
+  }
+  if ((options_.xflip || data_info_.flip) && data_info_.images) {
+    const at::Tensor coin = draw.uniform("xflip", {}).lt(0.5).reshape({rows, 1, 1, 1});
+    // One coin for both: the flip of a pair is a pair, of a half of it is not.
+    for (at::Tensor* part : {&batch.x, &batch.noise})
+      if (part->defined())
+        *part = at::where(coin.to(part->device()), part->flip({3}), *part);
   }
   batch.x = batch.x.to(device);
+  if (batch.noise.defined()) batch.noise = batch.noise.to(device);
   if (options_.augment > 0) {
     Augmented augmented = augment(batch.x, options_.augment, draw);
     batch.x = std::move(augmented.images);
