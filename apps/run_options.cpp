@@ -12,6 +12,7 @@
 #include "flowmap/base/file.h"
 #include "flowmap/base/log.h"
 #include "flowmap/base/text.h"
+#include "flowmap/train/adapter.h"
 
 namespace flowmap::apps {
 
@@ -76,6 +77,13 @@ void add_network_flags(CLI::App& app, NetworkFlags& flags, const std::string& na
                  "... (may be repeated), or a JSON object");
 }
 
+void add_adapter_flag(CLI::App& app, NetworkFlags& flags) {
+  app.add_option("--adapter", flags.adapter,
+                 "adapter-snapshot-*.safetensors of a run with \"lora\", merged into the "
+                 "network that the run started from (another one: --force)")
+      ->check(not_empty());
+}
+
 void require_network(const NetworkFlags& flags, const std::string& flag) {
   if (!std::filesystem::is_directory(flags.network)) require_file(flags.network, flag);
 }
@@ -102,6 +110,10 @@ Snapshot load_model(const NetworkFlags& flags, at::Device device,
   refuse_training_state(network);
   Snapshot snapshot = load_snapshot(network, load_options(flags));
   for (const std::string& what : snapshot.assumed) log_line("assumed: " + what);
+  if (!flags.adapter.empty()) {
+    require_file(flags.adapter, "--adapter");
+    under_flag("--adapter", [&] { merge_adapter(flags.adapter, snapshot, flags.force); });
+  }
   snapshot.model->to(device, precision.weights());
   if (flags.channels_last) snapshot.model->use_channels_last();
   return snapshot;

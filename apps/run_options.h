@@ -29,16 +29,20 @@ struct NetworkFlags {
   std::string network, key, arch;
   std::vector<std::string> arch_options;
   bool channels_last = false;
+  std::string adapter;    // of --adapter
+  bool force = false;     // an adapter of another network
 };
 // Adds them to a verb; the file's flag is `name` ("--network", "--source", or "FILE").
 void add_network_flags(CLI::App& app, NetworkFlags& flags, const std::string& name);
+// --adapter; whether it may be another network's is the verb's --force.
+void add_adapter_flag(CLI::App& app, NetworkFlags& flags);
 // Throws UsageError where there is neither a file nor a folder of that name; `flag` names it.
 void require_network(const NetworkFlags& flags, const std::string& flag = "--network");
 // Throws UsageError on --arch-options that are neither KEY=VALUE nor a JSON object.
 LoadOptions load_options(const NetworkFlags& flags);
 
 // Loads weights of any format that load_snapshot knows onto `device`, in the type of
-// weights that `precision` wants. Throws UsageError where there is no such file, DataError
+// weights that `precision` wants, the adapter merged into them. Throws UsageError where there is no such file, DataError
 // on another content.
 Snapshot load_model(const NetworkFlags& flags, at::Device device,
                     const Precision& precision);

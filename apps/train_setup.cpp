@@ -135,7 +135,7 @@ void check_same_run(const std::filesystem::path& options_file,
   if (!before.is_object())
     throw DataError(options_file.string(), {}, "a configuration", "something else");
   const std::vector<std::string> structural = {
-      "/network", "/preconditioning", "/data", "/method", "/trainer/batch",
+      "/network", "/preconditioning", "/lora", "/data", "/method", "/trainer/batch",
       "/trainer/seed", "/trainer/xflip", "/trainer/augment", "/trainer/optimizer/type",
       "/trainer/ema"};
   for (const auto& change : nlohmann::json::diff(before, now)) {
@@ -169,7 +169,9 @@ TrainerHooks training_hooks(const TrainSetup& setup) {
   const auto info = nlohmann::json::parse(setup.task->snapshot_info());
   const std::string name = info.value("default_sampler", "");
   if (name.empty()) return {};  // not a generator
-  const int64_t steps = info.value("default_steps", int64_t{1});
+  samplers::SampleOptions grid;
+  grid.t_steps = info.value("default_times", std::vector<double>{});
+  if (grid.t_steps.empty()) grid.steps = info.value("default_steps", int64_t{1});
   const DatasetInfo data = setup.dataset->info();
   const auto sampler = samplers::make_sampler(name, Config());
   TrainerHooks hooks;
@@ -177,10 +179,8 @@ TrainerHooks training_hooks(const TrainSetup& setup) {
     const at::NoGradGuard no_grad;
     const int64_t count = data.images ? 64 : 8192, chunk = data.images ? 8 : 2048;
     const at::Device device = event.model->parameters().front().device();
-    samplers::SampleOptions options;
-    options.steps = steps;
     const samplers::Schedule schedule = samplers::at_known_levels(
-        *event.model, samplers::make_schedule(event.model->info(), options));
+        *event.model, samplers::make_schedule(event.model->info(), grid));
     LiveLine live;
     std::vector<at::Tensor> parts;
     for (int64_t first = 0; first < count; first += chunk) {

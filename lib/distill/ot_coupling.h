@@ -4,15 +4,9 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <vector>
-
 #include "flowmap/base/config.h"
 
 namespace flowmap::distill {
-
-// Columns j(i) of a cost matrix [n, n] (row-major) with the least sum of cost(i, j(i)), each
-// column once. Exact, O(n^3) (shortest augmenting paths: Jonker and Volgenant 1987).
-std::vector<int64_t> least_cost_assignment(const std::vector<double>& cost, int64_t n);
 
 // int64 [n] on the tensors' device: data row i goes with noise row pairing[i], so that the
 // sum of |x1_i - noise_pairing[i]|^2 is least. x1, noise [n, sample...]. Shifts and scales

@@ -1,61 +1,95 @@
 // Pairwise mean and scatter in float64 (Chan, Golub, LeVeque, "Updating formulae and a
 // pairwise algorithm for computing sample variances", COMPSTAT 1982, eq. 2.1).
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <memory>
 
 #include "flowmap/base/error.h"
 #include "metrics/metric.h"
 
 namespace flowmap::metrics {
 
+// Room that grows by halves, so that many small batches cost few copies. Copies of a set
+// share it; only who stands at its end may go on in it.
+struct FeatureSet::Buffer {
+  at::Tensor rows;   // [capacity, d]
+  int64_t used = 0;
+};
+
+void FeatureSet::keep(const at::Tensor& rows) {
+  const int64_t held = features.defined() ? features.size(0) : 0;
+  const int64_t wanted = held + rows.size(0);
+  const bool ours = buffer_ && held > 0 && buffer_->used == held &&
+                    buffer_->rows.const_data_ptr() == features.const_data_ptr() &&
+                    buffer_->rows.dtype() == rows.dtype();
+  if (!ours || buffer_->rows.size(0) < wanted) {
+    auto grown = std::make_shared<Buffer>();
+    const int64_t capacity = held == 0 ? wanted : std::max(wanted, held + held / 2);
+    const at::Tensor& like = held == 0 ? rows : features;
+    grown->rows = at::empty({capacity, rows.size(1)}, like.options());
+    if (held > 0) grown->rows.narrow(0, 0, held).copy_(features);
+    buffer_ = grown;
+  }
+  buffer_->rows.narrow(0, held, rows.size(0)).copy_(rows);
+  buffer_->used = wanted;
+  features = buffer_->rows.narrow(0, 0, wanted);
+}
+
+// Moves mean and scatter to those of the union, but for the others' own scatter.
+void FeatureSet::absorb(int64_t rows, const at::Tensor& their_mean) {
+  const double n = static_cast<double>(count), m = static_cast<double>(rows);
+  const at::Tensor shift = their_mean.to(mean.device()) - mean;
+  if (mean.use_count() > 1) mean = mean.clone();  // a copy of this set has it too
+  scatter.addr_(shift, shift, 1, n * m / (n + m));
+  mean += shift * (m / (n + m));
+  count += rows;
+}
+
 void FeatureSet::add(const at::Tensor& batch) {
   FM_CHECK(batch.dim() == 2, "features: expected [B, d], got ", batch.sizes());
   if (batch.size(0) == 0) return;
-  FeatureSet part;
-  part.count = batch.size(0);
-  const at::Tensor rows = batch.to(at::kCPU, at::kDouble);
-  part.mean = rows.mean(0);
-  at::Tensor centred = rows - part.mean;
+  FM_CHECK(count == 0 || mean.size(0) == batch.size(1), "features of ",
+           count == 0 ? 0 : mean.size(0), " dimensions, then of ", batch.size(1));
+  const at::NoGradGuard no_grad;
+  at::Tensor centred = batch.to(at::kDouble);
+  at::Tensor batch_mean = centred.mean(0);
+  centred = centred - batch_mean;
   // The rounding of a mean of large values leaves a common offset in the centred rows;
   // taking it out once more makes the scatter exact to the spread, not to the mean.
   const at::Tensor rest = centred.mean(0);
-  part.mean += rest;
+  batch_mean += rest;
   centred -= rest;
-  part.scatter = centred.t().mm(centred);
-  if (keep_features) {
-    part.keep_features = true;
-    part.features = batch.detach().to(at::kCPU).contiguous();
-    // Own memory: the caller may reuse its batch.
-    if (part.features.is_alias_of(batch)) part.features = part.features.clone();
+  if (count == 0) {
+    mean = batch_mean;
+    scatter = centred.t().mm(centred);
+    count = batch.size(0);
+  } else {
+    if (centred.device() != mean.device()) centred = centred.to(mean.device());
+    if (scatter.use_count() > 1) scatter = scatter.clone();
+    scatter.addmm_(centred.t(), centred);
+    absorb(batch.size(0), batch_mean);
   }
-  merge(part);
+  if (keep_features) keep(batch);
 }
 
 void FeatureSet::merge(const FeatureSet& other) {
   if (other.count == 0) return;
+  if (keep_features)
+    FM_CHECK(other.features.defined(), "merging features into a set that keeps them: ",
+             "the other set kept none");
   if (count == 0) {
     count = other.count;
     mean = other.mean.clone();
     scatter = other.scatter.clone();
-    if (keep_features) {
-      FM_CHECK(other.features.defined(), "merging features into a set that keeps them: ",
-               "the other set kept none");
-      features = other.features;
-    }
-    return;
+  } else {
+    FM_CHECK(mean.size(0) == other.mean.size(0), "merging features of ", mean.size(0),
+             " dimensions with features of ", other.mean.size(0));
+    scatter = scatter + other.scatter.to(scatter.device());
+    absorb(other.count, other.mean);
   }
-  FM_CHECK(mean.size(0) == other.mean.size(0), "merging features of ", mean.size(0),
-           " dimensions with features of ", other.mean.size(0));
-  const double n = static_cast<double>(count), m = static_cast<double>(other.count);
-  const at::Tensor shift = other.mean - mean;
-  scatter += other.scatter;
-  scatter += at::outer(shift, shift) * (n * m / (n + m));
-  mean += shift * (m / (n + m));
-  if (keep_features) {
-    FM_CHECK(other.features.defined(), "merging features into a set that keeps them: ",
-             "the other set kept none");
-    features = at::cat({features, other.features}, 0);
-  }
-  count += other.count;
+  if (keep_features) keep(other.features);
 }
 
 at::Tensor FeatureSet::covariance() const {

@@ -55,9 +55,9 @@ struct DetectorEntry {
 const std::vector<DetectorEntry>& detector_registry();
 std::shared_ptr<Detector> make_detector(const std::string& name, const Config& options);
 
-// One side of a comparison, accumulated batch by batch and mergeable: count, mean and
-// scatter in float64 (shifted sums) on the device of the features, and the features
-// themselves where the metric wants them.
+// One side of a comparison, accumulated batch by batch in one pass and mergeable: count,
+// mean and scatter in float64 (pairwise updates) on the device of the first batch, and the
+// features themselves where the metric wants them.
 struct FeatureSet {
   int64_t count = 0;
   at::Tensor mean;      // float64 [d]
@@ -65,9 +65,16 @@ struct FeatureSet {
   at::Tensor features;  // [count, d] as added (detectors: float32) if kept
   bool keep_features = false;
 
-  void add(const at::Tensor& batch);    // [B, d]
+  // batch: [B, d], floating, on any device. Throws Error on other shapes, and on another d.
+  void add(const at::Tensor& batch);
   void merge(const FeatureSet& other);
   at::Tensor covariance() const;        // scatter / (count - 1)
+
+ private:
+  struct Buffer;
+  void absorb(int64_t rows, const at::Tensor& their_mean);
+  void keep(const at::Tensor& rows);
+  std::shared_ptr<Buffer> buffer_;  // what `features` is the beginning of
 };
 
 // A number that a metric gives. The first of a metric's is what its name promises

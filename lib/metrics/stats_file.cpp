@@ -3,12 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <map>
-#include <vector>
+#include <utility>
 
-#include "flowmap/base/dtype.h"
 #include "flowmap/base/error.h"
-#include "flowmap/formats/npy.h"
 #include "flowmap/base/text.h"
+#include "flowmap/formats/npy.h"
 #include "flowmap/formats/zip.h"
 #include "flowmap/tensor_io.h"
 
@@ -16,127 +15,149 @@ namespace flowmap::metrics {
 namespace {
 
 using Arrays = std::map<std::string, HostTensor>;
+using Texts = std::map<std::string, std::string>;
 
-void refuse_pickle(const std::filesystem::path& path) {
-  FM_CHECK_USAGE(!ends_with_ignoring_case(path.string(), ".pkl"), path.string(),
-                 ": pickled statistics are not read here; save mu and sigma with "
-                 "numpy.savez, or make statistics anew with `flowmap fid ref`");
+// The arrays of the first layer have plain names, as other programs want them.
+std::string array_name(const char* stem, const std::vector<LayerStatistics>& layers,
+                       std::size_t i) {
+  return i == 0 ? stem : std::string(stem) + "_" + layers[i].layer;
 }
 
-at::Tensor statistics_array(const Arrays& arrays, const std::string& path,
-                            const char* key) {
-  const auto found = arrays.find(key);
-  if (found == arrays.end()) {
-    std::vector<std::string> names;
-    for (const auto& [name, array] : arrays) names.push_back(name);
-    throw DataError(path, {}, std::string("an array '") + key + "' (feature statistics)",
-                    names.empty() ? "no arrays" : "only " + join(names, ", "));
-  }
-  return to_tensor(found->second).to(at::kDouble);
+Texts source_texts(const std::vector<LayerStatistics>& layers,
+                   const FeatureSource& source) {
+  FM_CHECK(!layers.empty(), "a statistics file needs at least one layer");
+  return {{"detector", source.detector},     {"detector_sha256", source.checksum},
+          {"mode", source.mode},             {"resolution", source.resolution},
+          {"layer", layers.front().layer},   {"tool", "flowmap"}};
 }
 
-std::string statistics_text(const Arrays& arrays, const char* key) {
-  const auto found = arrays.find(key);
-  if (found == arrays.end() || found->second.dtype != DType::U8) return "";
-  const auto& bytes = found->second.bytes;
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+void add_features(const std::vector<LayerStatistics>& layers, Arrays& arrays) {
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    if (layers[i].set.features.defined())
+      arrays[array_name("features", layers, i)] =
+          to_host(layers[i].set.features.to(at::kFloat));
+}
+
+HostTensor count_array(const std::vector<LayerStatistics>& layers) {
+  return to_host(at::scalar_tensor(layers.at(0).set.count, at::kLong));
 }
 
 }  // namespace
 
-void write_statistics(const std::filesystem::path& path, const FeatureSet& set,
+void write_statistics(const std::filesystem::path& path,
+                      const std::vector<LayerStatistics>& layers,
                       const FeatureSource& source) {
-  write_npz(path,
-            {{"mu", to_host(set.mean)},
-             {"sigma", to_host(set.covariance())},
-             {"num_images", to_host(at::scalar_tensor(set.count, at::kLong))}},
-            {{"detector", source.detector},
-             {"detector_sha256", source.checksum},
-             {"mode", source.mode},
-             {"resolution", source.resolution},
-             {"tool", "flowmap"}});
+  const Texts texts = source_texts(layers, source);
+  Arrays arrays = {{"num_images", count_array(layers)}};
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    arrays[array_name("mu", layers, i)] = to_host(layers[i].set.mean.to(at::kDouble));
+    arrays[array_name("sigma", layers, i)] =
+        to_host(layers[i].set.covariance().to(at::kDouble));
+  }
+  add_features(layers, arrays);
+  write_npz(path, arrays, texts);
 }
 
-Statistics read_statistics(const std::filesystem::path& path) {
-  refuse_pickle(path);
-  const std::string name = path.string();
-  const Arrays arrays = read_npz(path);
-  Statistics result;
-  const at::Tensor mu = statistics_array(arrays, name, "mu");
-  const at::Tensor sigma = statistics_array(arrays, name, "sigma");
-  if (mu.dim() != 1 || mu.size(0) == 0)
-    throw DataError(name, {}, "mu of shape [d]", shape_text(mu.sizes()));
-  const int64_t d = mu.size(0);
-  if (sigma.dim() != 2 || sigma.size(0) != d || sigma.size(1) != d)
-    throw DataError(name, {}, "sigma of shape [" + std::to_string(d) + ", " +
-                    std::to_string(d) + "] to go with mu", shape_text(sigma.sizes()));
-  for (const auto& [key, array] : {std::pair{"mu", mu}, {"sigma", sigma}})
-    if (!at::isfinite(array).all().item<bool>())
-      throw DataError(name, {}, std::string("finite values in ") + key,
-                      "not-a-number or infinity");
-  const double skew = (sigma - sigma.t()).abs().max().item<double>();
-  const double size = sigma.diagonal().abs().max().item<double>();
-  if (skew > 1e-5 * size)
-    throw DataError(name, {}, "a symmetric sigma",
-                    format("entries that differ by %g from their mirror image", skew));
-  result.set.count = 2;
-  const auto count = arrays.find("num_images");
-  if (count != arrays.end() && count->second.numel() == 1) {
-    result.num_images =
-        to_tensor(count->second).reshape({}).to(at::kLong).item<int64_t>();
-    if (*result.num_images < 2)
-      throw DataError(name, {}, "num_images of 2 or more",
-                      std::to_string(*result.num_images));
-    result.set.count = *result.num_images;
-  }
-  result.set.mean = mu;
-  result.set.scatter =
-      (sigma + sigma.t()) * (0.5 * static_cast<double>(result.set.count - 1));
-  result.source = {statistics_text(arrays, "detector"),
-                   statistics_text(arrays, "detector_sha256"),
-                   statistics_text(arrays, "mode"),
-                   statistics_text(arrays, "resolution")};
-  return result;
+void write_features(const std::filesystem::path& path,
+                    const std::vector<LayerStatistics>& layers,
+                    const FeatureSource& source) {
+  const Texts texts = source_texts(layers, source);
+  Arrays arrays = {{"num_images", count_array(layers)}};
+  add_features(layers, arrays);
+  write_npz(path, arrays, texts);
 }
 
 bool is_statistics_file(const std::filesystem::path& path) {
+  if (ends_with_ignoring_case(path.string(), ".pkl")) return true;
   if (!ends_with_ignoring_case(path.string(), ".npz")) return false;
   const ZipReader zip(path);
-  return zip.find("mu.npy") >= 0 || zip.find("sigma.npy") >= 0;
+  for (const char* name : {"mu.npy", "sigma.npy", "feats.npy", "features.npy"})
+    if (zip.find(name) >= 0) return true;
+  return false;
 }
 
-std::vector<std::string> check_comparable(const Statistics& statistics,
-                                          const std::string& path,
-                                          const FeatureSource& ours, int64_t dimensions,
-                                          bool force) {
-  FM_CHECK_USAGE(statistics.set.mean.size(0) == dimensions, path, ": statistics of ",
-                 statistics.set.mean.size(0), " dimensions, but detector ", ours.detector,
-                 " gives ", dimensions, "; make them anew with `flowmap fid ref --data "
-                 "DATA --dest ", path, "`");
-  std::vector<std::string> warnings;
+namespace {
+
+// Statistics that cannot be of the layer asked for, whatever else agrees.
+[[noreturn]] void refuse_dimensions(const Statistics& statistics, const std::string& path,
+                                    const FeatureSource& ours, const FeatureLayer& layer) {
+  std::vector<std::string> has;
+  for (const LayerStatistics& each : statistics.layers)
+    has.push_back(std::to_string(each.set.mean.size(0)) +
+                  (each.layer.empty() ? "" : " (layer " + each.layer + ")"));
+  throw UsageError(path + ": statistics of " + join(has, ", ") +
+                   " dimensions, but layer " + layer.name + " of detector " +
+                   ours.detector + " gives " + std::to_string(layer.dimensions) +
+                   "; make them anew with `flowmap fid ref --data DATA --dest " + path +
+                   "`");
+}
+
+const LayerStatistics& find_layer(const Statistics& statistics, const std::string& path,
+                                  const FeatureSource& ours, const FeatureLayer& layer) {
+  const auto fits = [&](const LayerStatistics& each) {
+    return each.set.mean.size(0) == layer.dimensions;
+  };
+  // Its own name first; then what has none and is as wide; then another detector's.
+  for (const LayerStatistics& each : statistics.layers)
+    if (each.layer == layer.name && each.detector.empty() && fits(each)) return each;
+  for (const LayerStatistics& each : statistics.layers)
+    if (each.detector == ours.detector && fits(each)) return each;
+  for (const LayerStatistics& each : statistics.layers)
+    if (each.layer.empty() && each.detector.empty() && fits(each)) return each;
+  for (const LayerStatistics& each : statistics.layers)
+    if (fits(each)) return each;
+  refuse_dimensions(statistics, path, ours, layer);
+}
+
+}  // namespace
+
+const LayerStatistics& comparable_layer(const Statistics& statistics,
+                                        const std::string& path,
+                                        const FeatureSource& ours,
+                                        const FeatureLayer& layer, int64_t generated,
+                                        bool force, std::vector<std::string>& warnings) {
+  const LayerStatistics& found = find_layer(statistics, path, ours, layer);
   const FeatureSource& theirs = statistics.source;
+  const std::string detector =
+      found.detector.empty() ? theirs.detector : found.detector;
+  std::vector<std::string> unstated;
+  const auto differs = [&](const std::string& what) {
+    FM_CHECK_USAGE(force, what, ": the distance would mean nothing; make the statistics "
+                   "anew with `flowmap fid ref`, or insist with --force");
+    warnings.push_back(what + " (--force)");
+  };
   struct Fact {
     const char* name;
     const std::string &theirs, &ours;
   };
-  for (const Fact& fact : {Fact{"detector", theirs.detector, ours.detector},
+  for (const Fact& fact : {Fact{"detector", detector, ours.detector},
                            {"detector_sha256", theirs.checksum, ours.checksum},
                            {"mode", theirs.mode, ours.mode},
-                           {"resolution", theirs.resolution, ours.resolution}}) {
+                           {"resolution", theirs.resolution, ours.resolution},
+                           {"layer", found.layer, layer.name}}) {
     if (fact.theirs == fact.ours) continue;
     if (fact.theirs.empty()) {
-      warnings.push_back(path + " does not state its " + fact.name + " (taken as " +
-                         fact.ours + ")");
-      continue;
+      unstated.push_back(std::string(fact.name) + " (taken as " + fact.ours + ")");
+    } else if (fact.ours.empty()) {
+      warnings.push_back(std::string(fact.name) + " of " + path + " is '" + fact.theirs +
+                         "'; the other side does not state its own");
+    } else if (fact.theirs == "mixed" || fact.ours == "mixed") {
+      warnings.push_back(std::string(fact.name) + " of " + path + " is '" + fact.theirs +
+                         "', of these samples '" + fact.ours + "'");
+    } else {
+      differs(std::string(fact.name) + " of " + path + " is '" + fact.theirs +
+              "', of these samples '" + fact.ours + "'");
     }
-    const std::string difference = std::string(fact.name) + " of " + path + " is '" +
-                                   fact.theirs + "', of these samples '" + fact.ours +
-                                   "'";
-    FM_CHECK_USAGE(force, difference, ": the distance would mean nothing; make the "
-                   "statistics anew with `flowmap fid ref`, or insist with --force");
-    warnings.push_back(difference + " (--force)");
   }
-  return warnings;
+  if (!statistics.num_images)
+    unstated.emplace_back("num_images");
+  else if (*statistics.num_images < generated)
+    differs("num_images of " + path + " is " + std::to_string(*statistics.num_images) +
+            ", of these samples " + std::to_string(generated) +
+            " (a distance grows with 1/N, so the smaller set decides)");
+  if (!unstated.empty())
+    warnings.push_back(path + " does not state its " + join(unstated, ", "));
+  return found;
 }
 
 }  // namespace flowmap::metrics

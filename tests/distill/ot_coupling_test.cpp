@@ -11,6 +11,7 @@
 #include <numeric>
 #include <vector>
 
+#include "flowmap/assignment.h"
 #include "flowmap/base/error.h"
 #include "flowmap/draw.h"
 

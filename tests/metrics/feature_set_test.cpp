@@ -85,6 +85,26 @@ TEST(FeatureSet, KeptFeaturesAreACopy) {
   EXPECT_TRUE(at::equal(set.features, at::ones({2, 3})));
 }
 
+// Copies of a set go on by themselves, though they share what they have in common.
+TEST(FeatureSet, CopiesGoOnApart) {
+  const at::Tensor rows = normals(4, 55, 3), others = normals(5, 55, 3);
+  FeatureSet a;
+  a.keep_features = true;
+  for (int64_t at = 0; at < 50; at += 10) a.add(rows.narrow(0, at, 10));
+  FeatureSet b = a;
+  const at::Tensor seen = a.features, seen_before = a.features.clone();
+  a.add(rows.narrow(0, 50, 5));
+  b.add(others.narrow(0, 50, 5));
+  EXPECT_TRUE(at::equal(seen, seen_before));
+  EXPECT_TRUE(at::equal(a.features, rows));
+  EXPECT_TRUE(at::equal(
+      b.features, at::cat({rows.narrow(0, 0, 50), others.narrow(0, 50, 5)})));
+  expect_close(a.scatter, two_pass_scatter(rows), 1e-13);
+  expect_close(b.scatter, two_pass_scatter(b.features), 1e-13);
+  expect_close(a.mean, rows.mean(0), 1e-12);
+  expect_close(b.mean, b.features.mean(0), 1e-12);
+}
+
 TEST(FeatureSet, Refusals) {
   FeatureSet set;
   set.add(at::ones({1, 3}));

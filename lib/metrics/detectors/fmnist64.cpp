@@ -3,7 +3,6 @@
 // after the detector, never FID.
 #include <ATen/ATen.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <vector>
@@ -15,6 +14,8 @@
 #include "flowmap/base/text.h"
 #include "flowmap/data/dataset.h"
 #include "flowmap/train/snapshot.h"
+#include "metrics/detectors/inception_weights.h"
+#include "metrics/detectors/weights_file.h"
 #include "metrics/entries.h"
 
 namespace flowmap::metrics {
@@ -23,28 +24,20 @@ namespace {
 namespace fs = std::filesystem;
 constexpr const char* kDetectorFile = "fmnist64.safetensors";
 
-// Option, environment, then models/ in the folders above the program.
+std::string refuse_for_fmnist64(const fs::path& file) {
+  return holds_inception(file) ? "it is the 2015 Inception, of detector inception" : "";
+}
+
 fs::path find_detector_file(const std::string& given) {
-  std::string from = given;
-  if (from.empty())
-    if (const char* variable = std::getenv("FLOWMAP_DETECTOR")) from = variable;
-  if (!from.empty()) {
-    FM_CHECK_USAGE(fs::exists(from), "detector weights ", from, " do not exist (from ",
-                   given.empty() ? "FLOWMAP_DETECTOR" : "--detector", ")");
-    return from;
-  }
-  const std::vector<fs::path> places =
-      folders_of_program(fs::path("models") / kDetectorFile);
-  for (const fs::path& place : places)
-    if (fs::exists(place)) return place;
-  std::string tried;
-  for (const fs::path& place : places)
-    tried += (tried.empty() ? " " : ", ") + place.string();
-  throw UsageError(std::string("detector fmnist64: no weights found; train them with "
-                               "`flowmap train --config "
-                               "configs/fashion-mnist/classifier.json` and pass the "
-                               "snapshot as --detector FILE or FLOWMAP_DETECTOR. "
-                               "Looked for") + tried);
+  WeightsSearch search;
+  search.detector = "fmnist64";
+  search.given = given;
+  search.places = folders_of_program(fs::path("models") / kDetectorFile);
+  search.remedy =
+      "train them with `flowmap train --config configs/fashion-mnist/classifier.json` "
+      "and pass the snapshot as --detector FILE or FLOWMAP_DETECTOR.";
+  search.refuses = refuse_for_fmnist64;
+  return find_weights_file(search);
 }
 
 class Fmnist64Detector final : public Detector {
