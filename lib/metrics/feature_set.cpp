@@ -1,5 +1,3 @@
-// Pairwise mean and scatter in float64 (Chan, Golub, LeVeque, "Updating formulae and a
-// pairwise algorithm for computing sample variances", COMPSTAT 1982, eq. 2.1).
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
@@ -7,6 +5,7 @@
 #include <memory>
 
 #include "flowmap/base/error.h"
+#include "flowmap/ops_moments.h"
 #include "metrics/metric.h"
 
 namespace flowmap::metrics {
@@ -37,40 +36,16 @@ void FeatureSet::keep(const at::Tensor& rows) {
   features = buffer_->rows.narrow(0, 0, wanted);
 }
 
-// Moves mean and scatter to those of the union, but for the others' own scatter.
-void FeatureSet::absorb(int64_t rows, const at::Tensor& their_mean) {
-  const double n = static_cast<double>(count), m = static_cast<double>(rows);
-  const at::Tensor shift = their_mean.to(mean.device()) - mean;
-  if (mean.use_count() > 1) mean = mean.clone();  // a copy of this set has it too
-  scatter.addr_(shift, shift, 1, n * m / (n + m));
-  mean += shift * (m / (n + m));
-  count += rows;
-}
-
 void FeatureSet::add(const at::Tensor& batch) {
   FM_CHECK(batch.dim() == 2, "features: expected [B, d], got ", batch.sizes());
   if (batch.size(0) == 0) return;
   FM_CHECK(count == 0 || mean.size(0) == batch.size(1), "features of ",
            count == 0 ? 0 : mean.size(0), " dimensions, then of ", batch.size(1));
   const at::NoGradGuard no_grad;
-  at::Tensor centred = batch.to(at::kDouble);
-  at::Tensor batch_mean = centred.mean(0);
-  centred = centred - batch_mean;
-  // The rounding of a mean of large values leaves a common offset in the centred rows;
-  // taking it out once more makes the scatter exact to the spread, not to the mean.
-  const at::Tensor rest = centred.mean(0);
-  batch_mean += rest;
-  centred -= rest;
-  if (count == 0) {
-    mean = batch_mean;
-    scatter = centred.t().mm(centred);
-    count = batch.size(0);
-  } else {
-    if (centred.device() != mean.device()) centred = centred.to(mean.device());
-    if (scatter.use_count() > 1) scatter = scatter.clone();
-    scatter.addmm_(centred.t(), centred);
-    absorb(batch.size(0), batch_mean);
-  }
+  // Copies of a set share its tensors until one of them goes on.
+  for (at::Tensor* shared : {&mean, &scatter})
+    if (count > 0 && shared->use_count() > 1) *shared = shared->clone();
+  ops::add_moments(count, mean, scatter, count > 0 ? batch.to(mean.device()) : batch);
   if (keep_features) keep(batch);
 }
 
@@ -79,16 +54,12 @@ void FeatureSet::merge(const FeatureSet& other) {
   if (keep_features)
     FM_CHECK(other.features.defined(), "merging features into a set that keeps them: ",
              "the other set kept none");
-  if (count == 0) {
-    count = other.count;
-    mean = other.mean.clone();
-    scatter = other.scatter.clone();
-  } else {
-    FM_CHECK(mean.size(0) == other.mean.size(0), "merging features of ", mean.size(0),
-             " dimensions with features of ", other.mean.size(0));
-    scatter = scatter + other.scatter.to(scatter.device());
-    absorb(other.count, other.mean);
-  }
+  FM_CHECK(count == 0 || mean.size(0) == other.mean.size(0), "merging features of ",
+           count == 0 ? 0 : mean.size(0), " dimensions with features of ",
+           other.mean.size(0));
+  for (at::Tensor* shared : {&mean, &scatter})
+    if (count > 0 && shared->use_count() > 1) *shared = shared->clone();
+  ops::merge_moments(count, mean, scatter, other.count, other.mean, other.scatter);
   if (keep_features) keep(other.features);
 }
 

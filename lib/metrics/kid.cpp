@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "flowmap/base/error.h"
+#include "flowmap/ops_pairwise.h"
 #include "metrics/entries.h"
 #include "metrics/numpy_random.h"
 
@@ -102,6 +103,8 @@ double own_effect(const OwnSums& own, const at::Tensor& cross, double other_coun
 double small_kernel_distance(const at::Tensor& x, const at::Tensor& y) {
   const auto m = static_cast<double>(x.size(0));
   const auto sum = [&](const at::Tensor& a, const at::Tensor& b, bool own) {
+    if (a.scalar_type() == at::kFloat && b.scalar_type() == at::kFloat)
+      return kernel_total(ops::polynomial_sums(a, b, own ? 0 : ops::kSkipNone));
     const at::Tensor base = a.mm(b.t()).div_(static_cast<double>(a.size(1))).add_(1);
     const at::Tensor values = base.square().mul_(base);
     return kernel_total(values) - (own ? kernel_total(values.diagonal()) : 0.0);
@@ -112,7 +115,8 @@ double small_kernel_distance(const at::Tensor& x, const at::Tensor& y) {
 
 at::Tensor take_rows(const at::Tensor& rows, const std::vector<int64_t>& which) {
   const at::Tensor index = at::tensor(which, at::kLong).to(rows.device());
-  return rows.index_select(0, index).to(at::kDouble);
+  const at::Tensor taken = rows.index_select(0, index);
+  return taken.scalar_type() == at::kFloat ? taken : taken.to(at::kDouble);
 }
 
 }  // namespace

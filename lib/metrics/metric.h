@@ -72,7 +72,6 @@ struct FeatureSet {
 
  private:
   struct Buffer;
-  void absorb(int64_t rows, const at::Tensor& their_mean);
   void keep(const at::Tensor& rows);
   std::shared_ptr<Buffer> buffer_;  // what `features` is the beginning of
 };

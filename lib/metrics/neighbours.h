@@ -7,14 +7,12 @@
 
 namespace flowmap::metrics {
 
-// Squared distances here are sums of (x - y)^2 in float64 in one fixed order: the same two
-// rows give the same bits wherever they stand, so that ties between equal rows are ties.
-// Matrix products find who is near; what their rounding leaves open (by a bound) is
-// computed directly.
+// Squared distances here are those of flowmap/ops_pairwise.h, of features as float32: the
+// same two rows give the same bits wherever they stand, so that ties between equal rows
+// are ties.
 
 struct Neighbours {
-  at::Tensor rows;     // int64 [n, k], nearest first; equal distances by row number, but
-                       // of more than k copies of the query any k
+  at::Tensor rows;     // int64 [n, k], nearest first; equal distances by row number
   at::Tensor squares;  // float64 [n, k], squared distances
 };
 
@@ -39,6 +37,6 @@ struct BallCounts {
 // distance equal to the radius counts.
 BallCounts count_in_balls(const at::Tensor& rows, const at::Tensor& row_squares,
                           const at::Tensor& others, const at::Tensor& other_squares,
-                          bool inclusive, int64_t tile = 2048);
+                          bool inclusive);
 
 }  // namespace flowmap::metrics
