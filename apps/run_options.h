@@ -42,8 +42,8 @@ void require_network(const NetworkFlags& flags, const std::string& flag = "--net
 LoadOptions load_options(const NetworkFlags& flags);
 
 // Loads weights of any format that load_snapshot knows onto `device`, in the type of
-// weights that `precision` wants, the adapter merged into them. Throws UsageError where there is no such file, DataError
-// on another content.
+// weights that `precision` wants, the adapter merged into them. Throws UsageError where
+// there is no such file, DataError on another content.
 Snapshot load_model(const NetworkFlags& flags, at::Device device,
                     const Precision& precision);
 

@@ -100,7 +100,11 @@ void add_schedule_flags(CLI::App& app, ScheduleFlags& flags) {
       ->check(whole_number(1, int64_t{1} << 20));
   // One that a verb has already means both.
   if (!app.get_option_no_throw("--force"))
-    app.add_flag("--force", flags.force,
+    app.add_option("--schedule-method", flags.schedule_method,
+                 "a candidate of --schedule-file instead of the one it chose: uniform, boss, "
+                 "sensitivity, ...")
+      ->check(not_empty());
+  app.add_flag("--force", flags.force,
                  "take a --schedule-file that was made for another network");
 }
 
@@ -119,27 +123,55 @@ samplers::Schedule schedule_of_file(const CLI::App& app, const ScheduleFlags& fl
     const auto file = samplers::read_schedule_file(flags.schedule_file);
     schedule = samplers::schedule_from_file(
         file, flags.schedule_file, model,
-        flags.nfe > 0 ? flags.nfe : file.budgets.back().nfe, flags.force);
+        flags.nfe > 0 ? flags.nfe : file.budgets.back().nfe, flags.force,
+        flags.schedule_method);
   });
   return schedule;
+}
+
+// What the snapshot says of its method.
+Config method_of(const Snapshot& snapshot) {
+  const auto method = snapshot.metadata.find("method");
+  if (method == snapshot.metadata.end() || method->second.empty()) return Config();
+  return Config::from_text(method->second, "method of the network");
+}
+
+// Knots that the snapshot's method was trained for, {} where it names none.
+std::vector<double> knots_of_method(const Snapshot& snapshot) {
+  return method_of(snapshot).numbers("default_times", std::vector<double>{});
 }
 
 }  // namespace
 
 samplers::Schedule read_schedule(const CLI::App& app, const ScheduleFlags& flags,
-                                 const Model& model, int64_t default_steps) {
+                                 const Model& model, int64_t default_steps,
+                                 const std::vector<double>& default_times) {
   if (app.count("--schedule-file"))
     return samplers::at_known_levels(model, schedule_of_file(app, flags, model));
   const char* flag = flags.force ? "--force" : "--nfe";
-  FM_CHECK_USAGE(!flags.force && app.count("--nfe") == 0, flag, ": for --schedule-file; "
+  const CLI::Option* adapter = app.get_option_no_throw("--adapter");
+  const bool forced = flags.force && !(adapter && adapter->count() > 0);
+  FM_CHECK_USAGE(!forced && app.count("--nfe") == 0, flag, ": for --schedule-file; "
                  "give one, or say --steps");
   samplers::SampleOptions grid = flags.grid;
   if (app.count("--t_steps")) grid.t_steps = parse_double_list(flags.t_steps, "--t_steps");
   if (app.count("--sigma_steps"))
     grid.sigma_steps = parse_double_list(flags.sigma_steps, "--sigma_steps");
-  if (grid.steps == 0 && grid.t_steps.empty() && grid.sigma_steps.empty())
-    grid.steps = default_steps;
-  return samplers::at_known_levels(model, samplers::make_schedule(model.info(), grid));
+  if (grid.steps == 0 && grid.t_steps.empty() && grid.sigma_steps.empty()) {
+    grid.t_steps = default_times;
+    if (grid.t_steps.empty()) grid.steps = default_steps;
+  }
+  samplers::Schedule schedule =
+      samplers::at_known_levels(model, samplers::make_schedule(model.info(), grid));
+  if (!default_times.empty() && grid.t_steps == default_times && !app.count("--t_steps"))
+    schedule.source = "the network's own knots";
+  return schedule;
+}
+
+samplers::Schedule read_schedule(const CLI::App& app, const ScheduleFlags& flags,
+                                 const Snapshot& snapshot) {
+  return read_schedule(app, flags, *snapshot.model, snapshot.default_steps,
+                       knots_of_method(snapshot));
 }
 
 void add_solver_flags(CLI::App& app, SolverFlags& flags) {
@@ -186,11 +218,11 @@ void add_guidance_flags(CLI::App& app, GuidanceFlags& flags) {
 
 Guided read_guidance(const CLI::App& app, const GuidanceFlags& flags,
                      const std::shared_ptr<Model>& model, at::Device device,
-                     const Precision& precision) {
+                     const Precision& precision, double input_scale) {
   const bool has_guide = app.count("--gnet") > 0;
   FM_CHECK_USAGE(!has_guide || app.count("--guidance"),
                  "--gnet: say how strongly by --guidance");
-  if (app.count("--guidance") == 0) return {model, 1};
+  if (app.count("--guidance") == 0) return {model, input_scale};
   if (has_guide) {
     NetworkFlags guide;
     guide.network = flags.guide;
@@ -201,6 +233,14 @@ Guided read_guidance(const CLI::App& app, const GuidanceFlags& flags,
   }
   if (model->info().guidance_input) return {model, flags.scale};
   return {std::make_shared<samplers::GuidedModel>(model, flags.scale), 1};
+}
+
+Guided read_guidance(const CLI::App& app, const GuidanceFlags& flags,
+                     const Snapshot& snapshot, at::Device device,
+                     const Precision& precision) {
+  const bool takes_scale = snapshot.model->info().guidance_input;
+  return read_guidance(app, flags, snapshot.model, device, precision,
+                       takes_scale ? method_of(snapshot).number("default_guidance", 1) : 1);
 }
 
 }  // namespace flowmap::apps

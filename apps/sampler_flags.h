@@ -17,18 +17,22 @@ namespace flowmap::apps {
 
 struct ScheduleFlags {
   std::string t_steps, sigma_steps;
-  std::string schedule_file;  // of `flowmap boss search`
+  std::string schedule_file, schedule_method;  // of `flowmap boss search`
   int64_t nfe = 0;
   bool force = false;
   samplers::SampleOptions grid;
 };
 // --steps, --t_steps, --sigma_steps, --sigma_min, --sigma_max, --rho, --disc, --epsilon_s,
-// --C_1, --C_2, --M, --schedule-file, --nfe, --force.
+// --C_1, --C_2, --M, --schedule-file, --schedule-method, --nfe, --force.
 void add_schedule_flags(CLI::App& app, ScheduleFlags& flags);
-// The schedule on the levels that the model knows; `default_steps` where neither steps nor
-// knots are given. Throws UsageError naming the flag.
+// The schedule on the levels that the model knows; `default_times`, or else `default_steps`,
+// where neither steps nor knots are given. Throws UsageError naming the flag.
 samplers::Schedule read_schedule(const CLI::App& app, const ScheduleFlags& flags,
-                                 const Model& model, int64_t default_steps);
+                                 const Model& model, int64_t default_steps,
+                                 const std::vector<double>& default_times = {});
+// The same with the knots or steps that the snapshot's method names.
+samplers::Schedule read_schedule(const CLI::App& app, const ScheduleFlags& flags,
+                                 const Snapshot& snapshot);
 
 struct SolverFlags {
   std::string solver;
@@ -60,6 +64,11 @@ struct Guided {
 // where it is one, else by the model itself without classes. Throws UsageError.
 Guided read_guidance(const CLI::App& app, const GuidanceFlags& flags,
                      const std::shared_ptr<Model>& model, at::Device device,
+                     const Precision& precision, double input_scale = 1);
+// The same; without --guidance a model that takes the scale gets the snapshot's own
+// ("default_guidance" of its method).
+Guided read_guidance(const CLI::App& app, const GuidanceFlags& flags,
+                     const Snapshot& snapshot, at::Device device,
                      const Precision& precision);
 
 }  // namespace flowmap::apps

@@ -64,6 +64,7 @@ class GeneratedSamples final : public SampleSource {
 
 void add_sampling_flags(CLI::App& app, SamplingFlags& flags) {
   add_network_flags(app, flags.network, "--network");
+  add_adapter_flag(app, flags.network);
   app.add_flag("--channels-last", flags.network.channels_last,
                "images channels-last in memory: often faster with bf16 on a GPU");
   add_schedule_flags(app, flags.schedule);
@@ -83,18 +84,20 @@ Sampling prepare_sampling(const CLI::App& app, const SamplingFlags& flags) {
   samplers::GenerateRequest& request = sampling.request;
   request.precision = parse_precision(flags.dtype, "--dtype");
   request.device = parse_device(flags.device);
-  const Snapshot snapshot = load_model(flags.network, request.device, request.precision);
+  NetworkFlags network = flags.network;
+  network.force = flags.schedule.force;
+  const Snapshot snapshot = load_model(network, request.device, request.precision);
   sampling.solver = flags.solver.solver.empty()
                         ? samplers::default_sampler(snapshot.model->info(),
                                                     snapshot.default_sampler)
                         : flags.solver.solver;
   sampling.sampler = read_solver(app, flags.solver, sampling.solver);
-  const Guided guided = read_guidance(app, flags.guidance, snapshot.model, request.device,
+  const Guided guided = read_guidance(app, flags.guidance, snapshot, request.device,
                                       request.precision);
   sampling.model = guided.model;
   request.guidance = guided.input_scale;
   sampling.schedule =
-      read_schedule(app, flags.schedule, *snapshot.model, snapshot.default_steps);
+      read_schedule(app, flags.schedule, snapshot);
   if (!flags.classes.empty()) sampling.one_class = parse_int(flags.classes, "--class");
   return sampling;
 }

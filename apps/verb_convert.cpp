@@ -15,6 +15,7 @@
 #include "flowmap/base/text.h"
 #include "flowmap/formats/torch_file.h"
 #include "flowmap/tensor_io.h"
+#include "flowmap/train/adapter.h"
 #include "flowmap/train/snapshot.h"
 
 namespace fs = std::filesystem;
@@ -129,6 +130,8 @@ int run_convert(std::span<const std::string> words) {
       "torch.save file under the names of EDM, EDM2, DiT; a folder as diffusers has it.",
       "flowmap convert");
   add_network_flags(app, a.source, "--source");
+  add_adapter_flag(app, a.source);
+  app.add_flag("--force", a.source.force, "take an --adapter of another network");
   app.add_option("--dest", a.dest, "file or folder to write")
       ->required()
       ->check(not_empty());
@@ -151,6 +154,19 @@ int run_convert(std::span<const std::string> words) {
   ImportedWeights weights = import_weights(source, options.hints);
   // Builds the network: what does not fit is refused before anything is written.
   const auto model = model_of_weights(weights.spec_json, weights.tensors, source_path);
+  if (!a.source.adapter.empty()) {
+    require_file(a.source.adapter, "--adapter");
+    Snapshot merged;
+    merged.model = model;
+    merged.metadata = weights.metadata;
+    under_flag("--adapter", [&] {
+      const auto parameters = model->named_parameters();
+      for (const std::string& name :
+           merge_adapter(a.source.adapter, merged, a.source.force))
+        weights.tensors[name] = parameters[name];
+    });
+    weights.metadata = merged.metadata;
+  }
   weights.tensors = in_wanted_type(std::move(weights.tensors), a.half);
 
   if (target == Target::snapshot) {

@@ -37,6 +37,7 @@ struct GenerateOptions {
 
 void declare_generate(CLI::App& app, GenerateOptions& o) {
   add_network_flags(app, o.network, "--network");
+  add_adapter_flag(app, o.network);
   app.add_flag("--channels-last", o.network.channels_last,
                "images channels-last in memory: often faster with bf16 on a GPU");
   app.add_option("--seeds", o.seeds, "seeds, one an image: 1,2,5-10")
@@ -161,6 +162,7 @@ int run_generate(std::span<const std::string> arguments) {
   if (!o.latents.empty() && app.count("--seeds"))
     throw UsageError("--latents and --seeds exclude each other");
   require_network(o.network);
+  o.network.force = o.schedule.force;
   if (!o.files.grid.empty()) require_ending(o.files.grid, ".png", "--grid");
   const Precision precision = parse_precision(o.dtype, "--dtype");
   const at::Device device = parse_device(o.device);
@@ -186,10 +188,10 @@ int run_generate(std::span<const std::string> arguments) {
                               : o.solver.solver;
   const auto sampler = read_solver(app, o.solver, solver);
   const Guided guided =
-      read_guidance(app, o.guidance, snapshot.model, device, precision);
+      read_guidance(app, o.guidance, snapshot, device, precision);
   request.guidance = guided.input_scale;
   const samplers::Schedule schedule =
-      read_schedule(app, o.schedule, *snapshot.model, snapshot.default_steps);
+      read_schedule(app, o.schedule, snapshot);
   const int64_t evaluations =
       samplers::network_evaluations(*sampler, *guided.model, schedule);
   const auto steps = static_cast<int64_t>(schedule.times.size()) - 1;

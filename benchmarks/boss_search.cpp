@@ -1,8 +1,9 @@
 // `bench_boss_search table`: end errors of schedules on flows with closed forms, as Markdown
-// (docs/boss.md). Otherwise: what the step search costs beside the network: costs of one noise's trajectory against the
-// number of anchors and the size of the images, with a synthetic network (a linear flow,
-// whose time is next to nothing) and the floor: the multiply-adds of one symmetric product
-// of the states at the rate of a large matrix product in the same run.
+// (docs/boss.md). Otherwise what the step search costs beside the network: the costs of one
+// noise's trajectory against the number of anchors and the size of the images, with a
+// synthetic network (a linear flow, whose time is next to nothing), and the floor: the
+// multiply-adds of one symmetric product of the states at the rate of a large matrix product
+// in the same run.
 #include <ATen/ATen.h>
 
 #include <benchmark/benchmark.h>

@@ -19,7 +19,9 @@ struct BuildContext {
   const Config& config;
   DatasetInfo data;
   std::uint64_t seed = 0;
-  bool load_transfer = true;  // false: weights are about to come from a training state
+  // false: weights are about to come from a training state. With "lora" only the factors
+  // will, and the file is read all the same.
+  bool load_transfer = true;
 };
 
 struct MethodEntry {
@@ -33,6 +35,7 @@ const std::vector<MethodEntry>& method_registry();
 // Builds the method that config "method.type" names. Throws UsageError.
 std::shared_ptr<Task> make_method(const BuildContext& context);
 
+// With "lora" (nn/lora.h) the player trains an adapter of the "transfer" network.
 // The player "model" of the configuration: network + preconditioning for the data's
 // shape, weights from the seed, then from "transfer" if given. Logs how much of that file
 // was of use, and warns where its preconditioning is another; throws UsageError where it

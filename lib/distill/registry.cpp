@@ -19,6 +19,13 @@ std::shared_ptr<Task> make_tvm(const BuildContext&);
 std::shared_ptr<Task> make_shortcut(const BuildContext&);
 std::shared_ptr<Task> make_chord(const BuildContext&);
 std::shared_ptr<Task> make_fmm(const BuildContext&);
+// From pairs of noise and sample (reflow/).
+std::shared_ptr<Task> make_reflow(const BuildContext&);
+std::shared_ptr<Task> make_annealing_reflow(const BuildContext&);
+std::shared_ptr<Task> make_one_step_distillation(const BuildContext&);
+std::shared_ptr<Task> make_flow_guided_distillation(const BuildContext&);
+std::shared_ptr<Task> make_progressive_distillation(const BuildContext&);
+std::shared_ptr<Task> make_boss_straighten(const BuildContext&);
 std::shared_ptr<Task> make_classifier(const BuildContext&);
 
 const std::vector<MethodEntry>& method_registry() {
@@ -54,6 +61,19 @@ const std::vector<MethodEntry>& method_registry() {
        "Hu et al. 2025, arXiv 2509.24526", make_chord},
       {"fmm", "two-sided flow map matching, no teacher",
        "Boffi et al. 2024, arXiv 2406.07507", make_fmm},
+      {"reflow", "flow matching along a teacher's pairs: straighter paths",
+       "Liu et al. 2023, arXiv 2209.03003; Lee et al. 2024, arXiv 2405.20320",
+       make_reflow},
+      {"annealing_reflow", "reflow into a smaller network, from independent noise to pairs",
+       "Zhu et al. 2024, arXiv 2407.12718", make_annealing_reflow},
+      {"one_step_distillation", "one step from the noise of a pair to its sample",
+       "Liu et al. 2023, arXiv 2209.03003", make_one_step_distillation},
+      {"flow_guided_distillation", "the same, and two steps with a frozen guide",
+       "Zhu et al. 2024, arXiv 2407.12718", make_flow_guided_distillation},
+      {"progressive_distillation", "half of the steps in every round",
+       "Salimans and Ho 2022, arXiv 2202.00512", make_progressive_distillation},
+      {"boss_straighten", "straight paths between the knots of a searched schedule",
+       "Nguyen et al. 2024, arXiv 2312.16414", make_boss_straighten},
       {"classifier", "a classifier of labelled images, for detectors", "",
        make_classifier},
   };

@@ -9,6 +9,7 @@
 #include "flowmap/base/log.h"
 #include "flowmap/base/text.h"
 #include "flowmap/nn/init.h"
+#include "flowmap/nn/lora.h"
 #include "flowmap/preconditioning.h"
 #include "flowmap/train/snapshot.h"
 
@@ -68,8 +69,8 @@ void warn_of_other_preconditioning(const std::string& file, const json& theirs,
               "; the network at the start is not the file's velocity on the diagonal");
 }
 
-void transfer_weights(const std::string& file, const WeightOptions& options,
-                      const Player& player) {
+LoadReport transfer_weights(const std::string& file, const WeightOptions& options,
+                            const Player& player) {
   LoadReport report;
   json theirs;
   load_with(options, [&](const LoadOptions& load) {
@@ -83,6 +84,29 @@ void transfer_weights(const std::string& file, const WeightOptions& options,
                   static_cast<long long>(report.in_file), file.c_str(),
                   static_cast<long long>(report.in_model)));
   warn_of_other_preconditioning(file, theirs, ours);
+  return report;
+}
+
+// What an adapter is made for must be a network that somebody has in a file.
+void add_lora(const BuildContext& context, const std::string& transfer,
+              const LoadReport& report, Player& player) {
+  const LoraOptions options = read_lora_options(context.config.child("lora"));
+  FM_CHECK_USAGE(!transfer.empty(), context.config.where("lora"), ": lora adapts a trained "
+                 "network; give its file as transfer");
+  FM_CHECK_USAGE(report.parameters_copied == report.parameters &&
+                     report.copied == report.in_file,
+                 context.config.where("lora"), ": lora: an adapter belongs to one network, "
+                 "and ", transfer, " fills ", report.parameters_copied, " of the ",
+                 report.parameters, " parameter tensors here (", report.in_file - report.copied,
+                 " of its own are left over); make network and preconditioning those of the "
+                 "file, or leave lora out");
+  player.lora = std::make_shared<Lora>(player.model, options, context.seed);
+  log_line(format("lora: rank %lld, %lld of %lld parameters trained (%.3f %%)",
+                  static_cast<long long>(options.rank),
+                  static_cast<long long>(player.lora->parameter_count()),
+                  static_cast<long long>(parameter_count(*player.model)),
+                  100.0 * static_cast<double>(player.lora->parameter_count()) /
+                      static_cast<double>(parameter_count(*player.model))));
 }
 
 }  // namespace
@@ -104,7 +128,12 @@ Player make_student(const BuildContext& context) {
   const WeightOptions how = read_weight_options(context.config, "transfer_options");
   FM_CHECK_USAGE(how.where.empty() || !transfer.empty(), how.where,
                  ": transfer_options is given, but no transfer");
-  if (!transfer.empty() && context.load_transfer) transfer_weights(transfer, how, player);
+  const bool adapts = context.config.has("lora");
+  LoadReport report;
+  // A training state holds an adapter's factors, and not what they are added to.
+  if (!transfer.empty() && (context.load_transfer || adapts))
+    report = transfer_weights(transfer, how, player);
+  if (adapts) add_lora(context, transfer, report, player);
   return player;
 }
 

@@ -21,27 +21,67 @@ at::Tensor sometimes(const Draw& draw, const std::string& stream, double probabi
 
 }  // namespace
 
-at::Tensor TimeSampler::sample(const Draw& draw, std::string_view name) const {
-  if (rule == Rule::uniform) return draw.uniform(name, {}) * (high - low) + low;
-  return (draw.normal(name, {}) * std + mean).sigmoid().clamp(low, high);
+at::Tensor TimeSampler::u_shape(const at::Tensor& uniform,
+                                const at::Tensor& turned) const {
+  const at::Tensor r = (uniform * std::expm1(a)).log1p() / a;
+  return at::where(turned, 1 - r, r);
+}
+
+at::Tensor TimeSampler::sample(const Draw& draw, std::string_view name,
+                               int64_t first_row) const {
+  const std::string stream(name);
+  at::Tensor t;
+  switch (rule) {
+    case Rule::uniform: t = draw.uniform(name, {}); break;
+    case Rule::logit_normal:
+      t = (draw.normal(name, {}) * std + mean).sigmoid().clamp(low, high);
+      break;
+    case Rule::u_shape:
+      t = u_shape(draw.uniform(name, {}), draw.uniform(stream + "/turned", {}).lt(0.5));
+      break;
+    case Rule::knots:
+      t = draw.integer(name, {}, count).to(at::kFloat) / static_cast<double>(count);
+      break;
+    case Rule::point: t = at::full({draw.rows()}, value, at::kFloat); break;
+  }
+  if (rule != Rule::logit_normal) t = t * (high - low) + low;
+  if (!mirrored) return t;
+  FM_CHECK_USAGE(first_row % 2 == 0 && t.size(0) % 2 == 0,
+                 "times.mirrored: a micro-batch of ", t.size(0), " samples from row ",
+                 first_row, " cuts a pair of mirrored times; make trainer.batch_gpu even");
+  const at::Tensor first = t.view({-1, 2}).select(1, 0);
+  return at::stack({first, low + high - first}, 1).flatten();
 }
 
 TimeSampler read_time_sampler(const Config& config) {
   TimeSampler sampler;
-  const std::vector<std::string> rules = {"uniform", "logit_normal", "lognormal"};
+  using Rule = TimeSampler::Rule;
+  const std::vector<std::string> rules = {"uniform", "logit_normal", "lognormal",
+                                          "u_shape", "knots",        "point"};
   const std::string rule = config.choice("type", rules, "uniform");
-  if (rule != "uniform") sampler.rule = TimeSampler::Rule::logit_normal;
   if (rule == "logit_normal") {
+    sampler.rule = Rule::logit_normal;
     sampler.mean = config.number("mean", 0, -10, 10);
     sampler.std = config.number("std", 1, 1e-6, 10);
   } else if (rule == "lognormal") {
+    sampler.rule = Rule::logit_normal;
     sampler.mean = -config.number("P_mean", -1.2, -10, 10);
     sampler.std = config.number("P_std", 1.2, 1e-6, 10);
+  } else if (rule == "u_shape") {
+    sampler.rule = Rule::u_shape;
+    sampler.a = config.number("a", 4, 1e-3, 50);
+  } else if (rule == "knots") {
+    sampler.rule = Rule::knots;
+    sampler.count = config.integer("count", 4, 1, 1 << 20);
+  } else if (rule == "point") {
+    sampler.rule = Rule::point;
+    sampler.value = config.number("value", 0, 0, 1);
   }
   sampler.low = config.number("low", 0, 0, 1);
   sampler.high = config.number("high", 1, 0, 1);
   FM_CHECK_USAGE(sampler.low < sampler.high, config.where("low"), ": times.low = ",
                  sampler.low, " is not below times.high = ", sampler.high);
+  sampler.mirrored = config.boolean("mirrored", false);
   return sampler;
 }
 

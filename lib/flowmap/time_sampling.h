@@ -13,17 +13,35 @@ namespace flowmap {
 
 // One time a sample.
 struct TimeSampler {
-  enum class Rule { uniform, logit_normal };
+  enum class Rule {
+    uniform,
+    logit_normal,
+    u_shape,  // density a cosh(a (r - 1/2)) / (2 sinh(a/2)) (Lee et al. 2024, rfpp)
+    knots,    // r = k / count, k uniform in 0 ... count - 1 (k-step distillation)
+    point,    // r = value, always
+  };
   Rule rule = Rule::uniform;
   double mean = 0, std = 1;  // logit_normal: t = sigmoid(mean + std n)
-  double low = 0, high = 1;  // uniform on [low, high]; logit_normal is clamped
+  double a = 4;              // u_shape
+  int64_t count = 1;         // knots
+  double value = 0;          // point
+  // logit_normal is clamped to [low, high]; of the other rules t = low + (high - low) r. So
+  // low = 1e-3 is the eps of rectified flow's code, t = (1 - eps) r + eps.
+  double low = 0, high = 1;
+  // Rows 2j and 2j + 1 of the step are mirror images, low + high - t, as rfpp's are that
+  // stay together in its shuffle.
+  bool mirrored = false;
 
-  // [rows] float32 from streams under `name`.
-  at::Tensor sample(const Draw& draw, std::string_view name) const;
+  // [rows] float32 from streams under `name`. `first_row`: where the rows begin in the step
+  // (StepContext::first_row), for `mirrored`. Throws UsageError where a pair is cut.
+  at::Tensor sample(const Draw& draw, std::string_view name, int64_t first_row = 0) const;
+  // r of the u-shape from uniforms [rows]: ln(1 + u (e^a - 1)) / a, 1 - r where `turned`.
+  at::Tensor u_shape(const at::Tensor& uniform, const at::Tensor& turned) const;
 };
-// Reads "times": {"type": "uniform" | "logit_normal" | "lognormal", "mean", "std", "low",
-// "high"}. lognormal is EDM's ln sigma ~ N(P_mean, P_std^2) with noise of unit deviation: in
-// our clock a logit-normal of mean -P_mean.
+// Reads "times": {"type": "uniform" | "logit_normal" | "lognormal" | "u_shape" | "knots" |
+// "point", "mean", "std", "a", "count", "value", "low", "high", "mirrored"}. lognormal is
+// EDM's ln sigma ~ N(P_mean, P_std^2) with noise of unit deviation: in our clock a
+// logit-normal of mean -P_mean.
 TimeSampler read_time_sampler(const Config& config);
 
 // Pairs s <= t.

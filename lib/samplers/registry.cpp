@@ -7,6 +7,7 @@
 #include "samplers/jumps.h"
 #include "samplers/rk45.h"
 #include "samplers/sampler.h"
+#include "samplers/straight.h"
 #include "samplers/unipc.h"
 
 namespace flowmap::samplers {
@@ -21,6 +22,8 @@ const std::vector<SamplerEntry>& sampler_registry() {
        "Boffi et al. 2025; Kim et al. 2023, Algorithm 3", &make_flow_map},
       {"consistency", "jumps to the estimated data, noise again between them",
        "Song et al. 2023, Algorithm 1", &make_consistency},
+      {"straight", "for straightened flows: each step starts from the first noise again",
+       "Lee et al. 2024, arXiv 2405.20320", &make_straight},
       {"ddim", "DDIM, first order in log-SNR; eta adds noise, 1 is ancestral sampling",
        "Song et al. 2020, arXiv 2010.02502", &make_ddim},
       {"dpmpp", "DPM-Solver++ multistep, order 1 to 3, ODE or SDE",

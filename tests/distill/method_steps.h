@@ -34,6 +34,7 @@ inline DatasetInfo data_of(bool images, int64_t classes) {
   data.label_dim = classes;
   data.count = 1000;
   data.images = images;
+  data.pairs = true;  // for the methods that ask for them
   return data;
 }
 
@@ -84,6 +85,7 @@ using Average = std::function<std::shared_ptr<Model>(int profile)>;
 inline Batch batch_of(const DatasetInfo& data, const Draw& samples, int64_t row) {
   Batch part;
   part.x = samples.normal("x1", data.sample_shape) * 0.5;
+  if (data.pairs) part.noise = samples.normal("pair_noise", data.sample_shape);
   part.index = at::arange(row, row + samples.rows());
   if (data.label_dim > 0)
     part.labels = at::one_hot(samples.integer("label", {}, data.label_dim),

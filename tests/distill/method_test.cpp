@@ -124,6 +124,29 @@ std::vector<Example> examples() {
       {"fmm", "Points", "{" + kMlp + map + R"(, "method": {"type": "fmm"}})"},
       {"fmm", "OneSided", "{" + kMlp + map + R"(, "method": {"type": "fmm",
        "round_trip": false}})"},
+      {"reflow", "Points", "{" + kMlp + flow + R"(, "method": {"type": "reflow",
+       "times": {"type": "u_shape", "a": 4, "low": 1e-5, "high": 0.99999},
+       "loss": "huber", "huber_c": 0.001, "probe": {"every": 0.016, "steps": 4}}})"},
+      {"reflow", "Images", "{" + kUnet + flow + R"(, "method": {"type": "reflow",
+       "times": {"type": "knots", "count": 4}, "probe": {"rows": 3, "steps": 2}}})", true},
+      {"annealing_reflow", "Points", "{" + kMlp + flow + R"(, "method": {"type":
+       "annealing_reflow", "warmup": 0.1, "label_dropout": 0.3}})", false, 3},
+      {"annealing_reflow", "Constant", "{" + kMlp + flow + R"(, "method": {"type":
+       "annealing_reflow", "randomness": "constant", "beta": 0.4}})"},
+      {"one_step_distillation", "Points", "{" + kMlp + flow + R"(, "method": {"type":
+       "one_step_distillation", "loss": "huber", "eps": 1e-3, "leak": false}})"},
+      {"flow_guided_distillation", "Points", "{" + kMlp + R"(, "preconditioning": {"type":
+       "flow"}, "method": {"type": "flow_guided_distillation", "teacher": "@TEACHER@"}})",
+       false, 3, R"({"type": "flow"})"},
+      {"flow_guided_distillation", "GuideFirst", "{" + kMlp + R"(, "preconditioning":
+       {"type": "flow"}, "method": {"type": "flow_guided_distillation", "teacher":
+       "@TEACHER@", "first_step": "guide", "guide_times": {"low": 0.1, "high": 0.9},
+       "direct_weight": 0.5, "guide_weight": 2, "eps": 1e-3}})", false, 0,
+       R"({"type": "flow"})"},
+      {"progressive_distillation", "Points", "{" + kMlp + R"(, "preconditioning": {"type":
+       "flow"}, "method": {"type": "progressive_distillation", "teacher": "@TEACHER@",
+       "start_steps": 8, "end_steps": 2, "weight": "truncated_snr"}, "trainer":
+       {"duration": 1}})", false, 0, R"({"type": "flow"})"},
       {"classifier", "Images", R"({"network": {"type": "classifier_cnn",
        "channels": [4, 4, 4, 4], "squeeze": 4, "features": 6, "dropout": 0.2},
        "preconditioning": {"type": "classifier"},

@@ -50,7 +50,10 @@ class FlowMapTask : public Task {
   void load_state(const std::map<std::string, at::Tensor>& state) override;
   std::string snapshot_info() const override {
     return R"({"method": ")" + name_ +
-           R"(", "default_sampler": "flow_map", "default_steps": 1})";
+           R"(", "default_sampler": "flow_map", "default_steps": 1)" +
+           (default_guidance_ == 1 ? std::string()
+                                   : format(", \"default_guidance\": %g",
+                                            default_guidance_)) + "}";
   }
 
  private:
@@ -86,7 +89,8 @@ class FlowMapTask : public Task {
   std::string name_;
   double eta_ = 0, off_diagonal_weight_ = 1, diagonal_gap_ = 0, duration_ = 1;
   bool diagonal_on_all_ = false, term_means_ = false, regress_teacher_ = false;
-  double label_dropout_ = 0, guidance_ = 0, guidance_max_ = 0, omega_ = 1, kappa_ = 0;
+  double label_dropout_ = 0, guidance_ = 0, guidance_max_ = 0, default_guidance_ = 1;
+  double omega_ = 1, kappa_ = 0;
   double guidance_low_ = 0, guidance_high_ = 1;
   int64_t diagonal_only_ = 0, anneal_ = 0, rounds_ = 0, ema_profile_ = 0;
   Target target_ = Target::current;
@@ -226,6 +230,7 @@ void FlowMapTask::read_guidance(const Config& options) {
   const ModelInfo info = student().info();
   guidance_ = options.number("guidance", 1, 0, 1e3);
   guidance_max_ = options.number("guidance_max", 0, 0, 1e3);
+  default_guidance_ = options.number("default_guidance", 1, 0, 1e3);
   omega_ = options.number("omega", 1, 0, 1e3);
   kappa_ = options.number("kappa", 0, -1e3, 1e3);
   guidance_low_ = options.number("guidance_low", 0, 0, 1);
@@ -244,6 +249,10 @@ void FlowMapTask::read_guidance(const Config& options) {
                      frozen_->info().kind != ModelKind::flow_map,
                  options.where("guidance"), ": method.guidance guides velocities, and ",
                  "this method asks the teacher for its map");
+  FM_CHECK_USAGE(default_guidance_ == 1 || guidance_max_ > 0,
+                 options.where("default_guidance"), ": method.default_guidance is the ",
+                 "scale that `generate` uses where the map takes it as an input; set ",
+                 "method.guidance_max");
   FM_CHECK_USAGE(guidance_max_ == 0 || info.guidance_input,
                  options.where("guidance_max"), ": method.guidance_max needs a network ",
                  "that takes the scale; set preconditioning.guidance_input = true");

@@ -95,16 +95,18 @@ class ClassifierCnn final : public Network {
   }
 
   // x [B, C, H, W] -> logits [B, label_dim]; times and labels are not looked at.
-  // Tap "features": [B, features], after the nonlinearity.
+  // Taps "stage0", ..., "stage4": the maps of the stages; "features": [B, features], after
+  // the nonlinearity.
   Dual forward(const Dual& x, const Dual&, const Dual&, const Condition& condition,
                Context& context) override {
     FM_CHECK_USAGE(!condition.guidance.defined(),
                    "network classifier_cnn takes no guidance scale as an input");
-    Dual h = stages_[0]->forward(x);
-    h = stages_[1]->forward(h);
-    h = stages_[2]->forward(h);
-    h = stages_[3]->forward(h);
-    h = h + stages_[4]->forward(h);
+    Dual h = x;
+    for (std::size_t i = 0; i < stages_.size(); ++i) {
+      const Dual stage = stages_[i]->forward(h);
+      h = i + 1 < stages_.size() ? stage : h + stage;
+      if (context.taps) (*context.taps)["stage" + std::to_string(i)] = h.value;
+    }
     h = dropout(h, dropout_, "dropout_maps", context);
     h = ops::silu(squeeze_->forward(h));
     const std::array<int64_t, 2> flat = {h.value.size(0), -1};

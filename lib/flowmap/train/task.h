@@ -17,12 +17,17 @@
 
 namespace flowmap {
 
+class Lora;
+
 // A network that takes part in training.
 struct Player {
   std::string name;              // "model", "teacher", "fake", ...
   std::shared_ptr<Model> model;
   std::string spec_json;         // what make_model was given; goes into snapshots
   bool trained = false;          // has an optimiser and EMA profiles
+  // What is trained instead of the weights (nn/lora.h): optimiser, averages and training
+  // states are of its factors; snapshots are whole.
+  std::shared_ptr<Lora> lora = {};
 };
 
 // Which data a method wants. `pairs`: samples with the noise that they were made from, out
@@ -100,7 +105,7 @@ class Task {
   virtual std::map<std::string, at::Tensor> state() const { return {}; }
   virtual void load_state(const std::map<std::string, at::Tensor>&) {}
   // JSON object text for the snapshot: {"method": ..., "default_sampler": ...,
-  // "default_steps": ...}.
+  // "default_steps": ...}; "default_times": knots in place of as many equal steps.
   virtual std::string snapshot_info() const = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <ctime>
@@ -11,7 +12,9 @@
 #include "flowmap/base/error.h"
 #include "flowmap/base/text.h"
 #include "flowmap/data/augment.h"
+#include "flowmap/nn/lora.h"
 #include "flowmap/precision.h"
+#include "flowmap/train/adapter.h"
 #include "flowmap/train/curves.h"
 #include "flowmap/train/run_folder.h"
 #include "flowmap/train/snapshot.h"
@@ -35,15 +38,18 @@ double peak_memory_gb() {
   return static_cast<double>(usage.ru_maxrss) / (1 << 20);
 }
 
-std::vector<NamedTensor> named_parameters_of(const Model& model) {
+// What the optimiser moves: the weights, or the factors that stand for them.
+std::vector<NamedTensor> trained_parameters_of(const Player& player) {
+  if (player.lora) return player.lora->factors();
   std::vector<NamedTensor> parameters;
-  for (const auto& item : model.named_parameters())
+  for (const auto& item : player.model->named_parameters())
     parameters.push_back({item.key(), item.value()});
   return parameters;
 }
 
 // Averages in the place of the weights of a copy.
-void copy_average(const Ema& average, Model& model) {
+void copy_average(const Player& player, const Ema& average, Model& model) {
+  if (player.lora) return player.lora->merge_into(model, average.averages());
   const at::NoGradGuard no_grad;
   auto parameters = model.named_parameters();
   for (const NamedTensor& a : average.averages()) parameters[a.name].copy_(a.tensor);
@@ -52,8 +58,18 @@ void copy_average(const Ema& average, Model& model) {
 std::shared_ptr<Model> frozen_average(const Player& player, const Ema& average) {
   const Config spec = Config::from_text(player.spec_json, "specification");
   std::shared_ptr<Model> model = clone_frozen(*player.model, spec);
-  copy_average(average, *model);
+  copy_average(player, average, *model);
   return model;
+}
+
+// An adapter's factors are worth nothing on another network.
+constexpr const char* kBaseOfFactors = "lora_base";
+
+at::Tensor checksum_bytes(const Lora& lora) {
+  const std::string& text = lora.base_checksum();
+  at::Tensor bytes = at::empty({static_cast<int64_t>(text.size())}, at::kByte);
+  std::copy(text.begin(), text.end(), bytes.data_ptr<uint8_t>());
+  return bytes;
 }
 
 }  // namespace
@@ -72,8 +88,11 @@ Trainer::Trainer(TrainOptions options, std::shared_ptr<Task> task,
     player.model->to(at::Device(options_.device));
     if (options_.channels_last) player.model->use_channels_last();
     if (!player.trained) continue;
-    TrainedPlayer entry{&player, named_parameters_of(*player.model), nullptr, {}};
-    for (const NamedTensor& p : entry.parameters) p.tensor.set_requires_grad(true);
+    if (player.lora) player.lora->to(at::Device(options_.device));
+    TrainedPlayer entry{&player, trained_parameters_of(player), nullptr, {}};
+    // A factor's gradient comes from Lora::take_gradients.
+    if (!player.lora)
+      for (const NamedTensor& p : entry.parameters) p.tensor.set_requires_grad(true);
     entry.optimizer = std::make_unique<Optimizer>(options_.optimizer, entry.parameters);
     for (const EmaProfile& profile : options_.ema)
       entry.averages.emplace_back(profile, entry.parameters);
@@ -106,6 +125,13 @@ void Trainer::resume(const fs::path& state) {
                state.string(), ": '", p.name, "' is missing or has another shape; was ",
                "the network changed since?");
       p.tensor.copy_(found->second);
+    }
+    if (Lora* lora = entry.player->lora.get()) {
+      const auto base = weights.find(kBaseOfFactors);
+      FM_CHECK(base != weights.end() && at::equal(base->second, checksum_bytes(*lora)),
+               state.string(), ": the adapter there was made for another network than "
+               "\"transfer\" holds now; give the file that the run began with");
+      lora->merge();
     }
     entry.optimizer->load_state(part("optimizer-" + name));
     for (std::size_t i = 0; i < entry.averages.size(); ++i)
@@ -165,7 +191,8 @@ void Trainer::step() {
 void Trainer::step_player(const Turn& turn, const std::string& draw_prefix) {
   TrainedPlayer& entry = trained(turn.player);
   entry.player->model->train();
-  entry.player->model->project();
+  Lora* lora = entry.player->lora.get();
+  if (!lora) entry.player->model->project();  // an adapter's base stays as it is
   entry.optimizer->zero_grad();
   const at::Device device(options_.device);
   for (int64_t first = 0; first < options_.batch; first += options_.batch_gpu) {
@@ -184,6 +211,7 @@ void Trainer::step_player(const Turn& turn, const std::string& draw_prefix) {
       result = task_->loss(turn, batch, context);
     }
     result.loss.backward();
+    if (lora) lora->take_gradients();
     for (const auto& [name, values] : result.stats) stats_.add(name, values);
   }
 
@@ -202,6 +230,7 @@ void Trainer::step_player(const Turn& turn, const std::string& draw_prefix) {
   stats_.add("Health/grad_norm", norm);
   if (options_.clip > 0) clip_gradients(entry.parameters, norm, options_.clip);
   entry.optimizer->step(options_.lr.at(clock_.images_seen));
+  if (lora) lora->merge();
   for (Ema& average : entry.averages)
     average.update(entry.parameters, clock_.images_seen, options_.batch, clock_.step);
 }
@@ -215,7 +244,7 @@ std::shared_ptr<Model> Trainer::ema_model(const std::string& player, int profile
   if (!held.model)
     held.model = frozen_average(*entry.player, average);
   else if (held.step != clock_.step)
-    copy_average(average, *held.model);
+    copy_average(*entry.player, average, *held.model);
   held.step = clock_.step;
   return held.model;
 }
@@ -285,11 +314,16 @@ void Trainer::save_snapshots() {
           entry.averages.size() > 1 ? "-" + average.profile().tag() : "";
       const fs::path path = run_ / ("network-snapshot-" + kimg_text(clock_.images_seen) +
                                     suffix + ".safetensors");
-      save_snapshot(path, *model, entry.player->spec_json,
-                    {{"method", task_->snapshot_info()},
-                     {"ema", average.profile().text()},
-                     {"images_seen", std::to_string(clock_.images_seen)},
-                     {"dataset", data_info_.name}});
+      const std::map<std::string, std::string> metadata{
+          {"method", task_->snapshot_info()},
+          {"ema", average.profile().text()},
+          {"images_seen", std::to_string(clock_.images_seen)},
+          {"dataset", data_info_.name}};
+      save_snapshot(path, *model, entry.player->spec_json, metadata);
+      if (entry.player->lora)
+        save_adapter(run_ / ("adapter-snapshot-" + kimg_text(clock_.images_seen) + suffix +
+                             ".safetensors"),
+                     *entry.player->lora, average.averages(), metadata);
       if (i == 0 && hooks_.on_snapshot)
         hooks_.on_snapshot({run_, path, clock_.images_seen, model});
     }
@@ -306,6 +340,7 @@ void Trainer::save_state() {
     const std::string& name = entry.player->name;
     auto& weights = checkpoint.parts["weights-" + name];
     for (const NamedTensor& p : entry.parameters) weights[p.name] = p.tensor.detach();
+    if (entry.player->lora) weights[kBaseOfFactors] = checksum_bytes(*entry.player->lora);
     checkpoint.parts["optimizer-" + name] = entry.optimizer->state();
     for (std::size_t i = 0; i < entry.averages.size(); ++i)
       checkpoint.parts["ema-" + name + "-" + std::to_string(i)] =
