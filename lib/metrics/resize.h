@@ -36,8 +36,9 @@ enum class PixelScale {
 };
 
 // pictures: uint8 [B, C, H, W], C 1 (becomes three equal channels) or 3, on any device ->
-// float32 [B, 3, height, width] there. Each picture comes out as it does alone. Against the tools on 0..255: 1e-4. Throws
-// UsageError where `pictures` are no such tensor or a size is below 1.
+// float32 [B, 3, height, width] there. Each picture comes out as it does alone. Against the
+// tools on 0..255: 1e-4. Throws UsageError where `pictures` are no such tensor or a size is
+// below 1.
 at::Tensor resize_pictures(const at::Tensor& pictures, ResizeMode mode, int64_t height,
                            int64_t width, PixelScale scale);
 

@@ -12,6 +12,7 @@
 
 #include "distill/reflow/boss_straighten.h"
 #include "distill/reflow/losses.h"
+#include "flowmap/base/error.h"
 #include "flowmap/ops.h"
 #include "samplers/boss/schedule_file.h"
 #include "tests/distill/method_steps.h"
@@ -324,6 +325,9 @@ TEST_F(BossTask, Refusals) {
   EXPECT_THAT(refusal(config(R"("anchors": 10)")), HasSubstr("method.knots"));
   EXPECT_THAT(refusal(config(R"("knots": [0, 0.5])")), HasSubstr("rise from 0"));
   EXPECT_THAT(refusal(config(R"("knots": [0, 1], "guidance": 2)")), HasSubstr("classes"));
+  // Groups of two segments cut by micro-batches of one row would draw other paths.
+  const auto halves = task(R"("knots": [0, 0.5, 1], "anchors": 4)");
+  EXPECT_THROW(step(*halves, data_of(false, 0), kBatch, kBatch), UsageError);
 }
 
 }  // namespace

@@ -147,6 +147,9 @@ std::vector<Example> examples() {
        "flow"}, "method": {"type": "progressive_distillation", "teacher": "@TEACHER@",
        "start_steps": 8, "end_steps": 2, "weight": "truncated_snr"}, "trainer":
        {"duration": 1}})", false, 0, R"({"type": "flow"})"},
+      {"boss_straighten", "Points", "{" + kMlp + R"(, "preconditioning": {"type": "flow"},
+       "method": {"type": "boss_straighten", "teacher": "@TEACHER@", "anchors": 8,
+       "knots": [0, 1], "weight": "h2"}})", false, 3, R"({"type": "flow"})"},
       {"classifier", "Images", R"({"network": {"type": "classifier_cnn",
        "channels": [4, 4, 4, 4], "squeeze": 4, "features": 6, "dropout": 0.2},
        "preconditioning": {"type": "classifier"},

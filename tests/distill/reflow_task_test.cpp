@@ -232,7 +232,8 @@ TEST_F(ReflowTask, ProbesPathsNowAndThen) {
   const at::Tensor all = samplers::deviation_by_time(paths);
   EXPECT_NEAR(outcome.sums["Paths/straightness"] / 5, all.mean().item<double>(), 1e-7);
   EXPECT_NEAR(outcome.sums["Paths/straightness_norm"] / 5, all.sqrt().mean().item<double>(), 1e-7);
-  EXPECT_NEAR(outcome.sums["Paths/straightness_per_pixel"] / 5, all.mean().item<double>() / 2, 1e-7);
+  EXPECT_NEAR(outcome.sums["Paths/straightness_per_pixel"] / 5,
+              all.mean().item<double>() / 2, 1e-7);
   EXPECT_NEAR(outcome.sums["Paths/pair_error"] / 5,
               samplers::pair_error(paths.states[-1], rows.batch.x.slice(0, 0, 5))
                   .mean().item<double>(), 1e-7);

@@ -96,7 +96,8 @@ namespace {
 
 // Loss of a row: w_k times l2 (mean over dimensions of (v - slope)^2) or pseudo-Huber. Rows
 // stand in groups of K, one path and one class a group, each row another segment, so that all
-// knots are trained alike; with a micro-batch that is no multiple of K the last group is cut.
+// knots are trained alike. Groups begin at multiples of K in the step, so that micro-batches
+// change nothing; they must hold whole groups (the step's last one may be cut).
 class BossStraighten : public Task {
  public:
   explicit BossStraighten(const BuildContext& context) {
@@ -128,6 +129,9 @@ class BossStraighten : public Task {
     const ModelInfo info = student.info();
     const at::Device device = student.parameters().front().device();
     const int64_t rows = step.draw.rows(), segments = grid_.segments();
+    FM_CHECK_USAGE(step.first_row % segments == 0, "method boss_straighten: micro-batches "
+                   "must hold whole groups of ", segments, " segments; set "
+                   "trainer.batch_gpu to a multiple of ", segments);
     const at::Tensor leaders = at::arange(0, rows, segments);  // the first row of each group
     const at::Tensor group = at::arange(rows).div(segments, "floor");
     const Draw draw = step.draw.select(leaders);

@@ -23,7 +23,7 @@ std::string trunk_name(std::string name) {
   return !name.empty() && name[0] >= '0' && name[0] <= '9' ? name : "";
 }
 
-at::Tensor frozen_copy(const at::Tensor& tensor) {
+at::Tensor frozen_weights(const at::Tensor& tensor) {
   const at::ScalarType type =
       tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   return tensor.detach().to(type).clone();
@@ -46,7 +46,7 @@ Lpips::Lpips(const LpipsOptions& options, const std::map<std::string, at::Tensor
                           layout.file,
                       found == given.end() ? "no such tensor"
                                            : shape_text(found->second.sizes()));
-    trunk_[name] = frozen_copy(found->second);
+    trunk_[name] = frozen_weights(found->second);
   }
   int64_t channels = 0, layer = 0;
   for (const TrunkStep& step : layout.steps) {
@@ -60,7 +60,7 @@ Lpips::Lpips(const LpipsOptions& options, const std::map<std::string, at::Tensor
                           " numbers (a head of lpips/weights/v0.1/" + options.net + ".pth)",
                       found == heads.end() ? "no such tensor"
                                            : shape_text(found->second.sizes()));
-    heads_.push_back(frozen_copy(found->second).view({1, channels, 1, 1}));
+    heads_.push_back(frozen_weights(found->second).view({1, channels, 1, 1}));
   }
   shift_ = at::tensor({-.030, -.088, -.188}, at::kDouble).view({1, 3, 1, 1});
   scale_ = at::tensor({.458, .448, .450}, at::kDouble).view({1, 3, 1, 1});

@@ -13,28 +13,28 @@ namespace {
 
 namespace fs = std::filesystem;
 
-fs::path folder_of(const char* variable) {
+fs::path folder_variable(const char* variable) {
   const char* value = std::getenv(variable);
   return value ? fs::path(value) : fs::path();
 }
 
 // Files that torchvision's loader leaves behind.
 fs::path torch_checkpoints() {
-  fs::path home = folder_of("TORCH_HOME");
+  fs::path home = folder_variable("TORCH_HOME");
   if (home.empty()) {
-    const fs::path cache = folder_of("XDG_CACHE_HOME");
-    home = (cache.empty() ? folder_of("HOME") / ".cache" : cache) / "torch";
+    const fs::path cache = folder_variable("XDG_CACHE_HOME");
+    home = (cache.empty() ? folder_variable("HOME") / ".cache" : cache) / "torch";
   }
   return home / "hub" / "checkpoints";
 }
 
-fs::path first_there(const std::vector<fs::path>& places) {
+fs::path first_lpips_file(const std::vector<fs::path>& places) {
   for (const fs::path& place : places)
     if (!place.empty() && fs::is_regular_file(place)) return place;
   return {};
 }
 
-std::string list_of(const std::vector<fs::path>& places) {
+std::string list_of_places(const std::vector<fs::path>& places) {
   std::vector<std::string> names;
   for (const fs::path& place : places) names.push_back(place.string());
   return join(names, ", ");
@@ -45,9 +45,9 @@ fs::path find_lpips_file(const fs::path& given, const char* key, const std::stri
                          const std::vector<fs::path>& places, const std::string& source) {
   FM_CHECK_USAGE(given.empty() || fs::is_regular_file(given), "perceptual.", key, ": ",
                  given.string(), " does not exist; it should be ", what, " (", source, ")");
-  const fs::path found = given.empty() ? first_there(places) : given;
+  const fs::path found = given.empty() ? first_lpips_file(places) : given;
   FM_CHECK_USAGE(!found.empty(), "LPIPS needs ", what, ", which is not there (looked for ",
-                 list_of(places), "); give perceptual.", key, " = FILE or put it into the "
+                 list_of_places(places), "); give perceptual.", key, " = FILE or put it into the "
                  "folder FLOWMAP_LPIPS. ", source, ". For 28x28 gray images "
                  "the distance `classifier` needs no such files");
   return found;
@@ -75,7 +75,7 @@ LpipsOptions read_lpips_options(const Config& options) {
 
 std::shared_ptr<Lpips> make_lpips(const LpipsOptions& options) {
   const TrunkLayout& layout = trunk_layout(options.net);
-  const fs::path own = folder_of("FLOWMAP_LPIPS");
+  const fs::path own = folder_variable("FLOWMAP_LPIPS");
   std::vector<fs::path> trunks, heads;
   if (!own.empty()) {
     trunks = {own / layout.file, own / fs::path(layout.file).replace_extension("safetensors")};

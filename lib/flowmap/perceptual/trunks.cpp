@@ -7,50 +7,55 @@
 namespace flowmap {
 namespace {
 
-TrunkStep conv(int64_t index, int64_t in, int64_t out, bool tap, int64_t kernel = 3,
-               int64_t stride = 1, int64_t padding = 1) {
+TrunkStep conv_step(int64_t index, int64_t in, int64_t out, bool tap, int64_t kernel,
+                    int64_t stride, int64_t padding) {
   return {TrunkLayer::convolution, index, in, out, kernel, stride, padding, 0, tap, false};
 }
-TrunkStep pool(int64_t index, int64_t kernel, bool ceil = false) {
+TrunkStep pool_step(int64_t index, int64_t kernel, bool ceil = false) {
   return {TrunkLayer::pool, index, 0, 0, kernel, 2, 0, 0, false, ceil};
 }
 // `out` of each of the two expansions.
-TrunkStep fire(int64_t index, int64_t in, int64_t squeeze, int64_t out, bool tap) {
+TrunkStep fire_step(int64_t index, int64_t in, int64_t squeeze, int64_t out, bool tap) {
   return {TrunkLayer::fire, index, in, out, 3, 1, 1, squeeze, tap, false};
 }
 
 std::vector<TrunkLayout> all_layouts() {
+  const auto conv = conv_step;  // shorter rows
+  const auto same = [](int64_t index, int64_t in, int64_t out, bool tap) {
+    return conv_step(index, in, out, tap, 3, 1, 1);
+  };
   return {
       {"alex", "alexnet-owt-7be5be79.pth",
-       {conv(0, 3, 64, true, 11, 4, 2), pool(2, 3), conv(3, 64, 192, true, 5, 1, 2),
-        pool(5, 3), conv(6, 192, 384, true), conv(8, 384, 256, true),
-        conv(10, 256, 256, true)}},
+       {conv(0, 3, 64, true, 11, 4, 2), pool_step(2, 3), conv(3, 64, 192, true, 5, 1, 2),
+        pool_step(5, 3), same(6, 192, 384, true), same(8, 384, 256, true),
+        same(10, 256, 256, true)}},
       {"vgg", "vgg16-397923af.pth",
-       {conv(0, 3, 64, false), conv(2, 64, 64, true), pool(4, 2), conv(5, 64, 128, false),
-        conv(7, 128, 128, true), pool(9, 2), conv(10, 128, 256, false),
-        conv(12, 256, 256, false), conv(14, 256, 256, true), pool(16, 2),
-        conv(17, 256, 512, false), conv(19, 512, 512, false), conv(21, 512, 512, true),
-        pool(23, 2), conv(24, 512, 512, false), conv(26, 512, 512, false),
-        conv(28, 512, 512, true)}},
+       {same(0, 3, 64, false), same(2, 64, 64, true), pool_step(4, 2),
+        same(5, 64, 128, false), same(7, 128, 128, true), pool_step(9, 2),
+        same(10, 128, 256, false), same(12, 256, 256, false), same(14, 256, 256, true),
+        pool_step(16, 2), same(17, 256, 512, false), same(19, 512, 512, false),
+        same(21, 512, 512, true), pool_step(23, 2), same(24, 512, 512, false),
+        same(26, 512, 512, false), same(28, 512, 512, true)}},
       {"squeeze", "squeezenet1_1-b8a52dc0.pth",
-       {conv(0, 3, 64, true, 3, 2, 0), pool(2, 3, true), fire(3, 64, 16, 64, false),
-        fire(4, 128, 16, 64, true), pool(5, 3, true), fire(6, 128, 32, 128, false),
-        fire(7, 256, 32, 128, true), pool(8, 3, true), fire(9, 256, 48, 192, true),
-        fire(10, 384, 48, 192, true), fire(11, 384, 64, 256, true),
-        fire(12, 512, 64, 256, true)}},
+       {conv(0, 3, 64, true, 3, 2, 0), pool_step(2, 3, true),
+        fire_step(3, 64, 16, 64, false), fire_step(4, 128, 16, 64, true),
+        pool_step(5, 3, true), fire_step(6, 128, 32, 128, false),
+        fire_step(7, 256, 32, 128, true), pool_step(8, 3, true),
+        fire_step(9, 256, 48, 192, true), fire_step(10, 384, 48, 192, true),
+        fire_step(11, 384, 64, 256, true), fire_step(12, 512, 64, 256, true)}},
   };
 }
 
-using Weights = std::map<std::string, at::Tensor>;
+using TrunkWeights = std::map<std::string, at::Tensor>;
 
-at::Tensor relu_conv(const Weights& weights, const std::string& name, const at::Tensor& x,
+at::Tensor relu_conv(const TrunkWeights& weights, const std::string& name, const at::Tensor& x,
                      int64_t stride, int64_t padding) {
   return at::conv2d(x, weights.at(name + ".weight"), weights.at(name + ".bias"), stride,
                     padding)
       .relu();
 }
 
-at::Tensor run_step(const TrunkStep& step, const Weights& weights, const at::Tensor& x,
+at::Tensor run_step(const TrunkStep& step, const TrunkWeights& weights, const at::Tensor& x,
                     bool average_pooling) {
   const std::string name = std::to_string(step.index);
   switch (step.layer) {
@@ -85,7 +90,7 @@ const TrunkLayout& trunk_layout(const std::string& name) {
   throw UsageError("lpips: unknown network '" + name + "'; known: alex, vgg, squeeze");
 }
 
-std::vector<at::Tensor> run_trunk(const TrunkLayout& layout, const Weights& weights,
+std::vector<at::Tensor> run_trunk(const TrunkLayout& layout, const TrunkWeights& weights,
                                   const at::Tensor& x, bool average_pooling) {
   std::vector<at::Tensor> taps;
   at::Tensor h = x;
