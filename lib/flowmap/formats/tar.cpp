@@ -21,6 +21,8 @@ constexpr std::uint64_t kMaxTarHeader = std::uint64_t{1} << 20;
 // What zlib is handed at a time; its counters have 32 bits.
 constexpr std::size_t kGzipSlice = std::size_t{1} << 30;
 
+}  // namespace
+
 // Bytes of a file in order, inflated where they are gzip (one member or several).
 class TarInput {
  public:
@@ -97,6 +99,8 @@ class TarInput {
   std::uint64_t at_ = 0;
   bool gzip_ = false, ended_ = false;
 };
+
+namespace {
 
 using TarHeader = std::array<std::byte, kTarBlock>;
 
