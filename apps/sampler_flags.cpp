@@ -98,14 +98,14 @@ void add_schedule_flags(CLI::App& app, ScheduleFlags& flags) {
                  "which schedule of --schedule-file: network evaluations an image (default: "
                  "the largest)")
       ->check(whole_number(1, int64_t{1} << 20));
-  // One that a verb has already means both.
-  if (!app.get_option_no_throw("--force"))
-    app.add_option("--schedule-method", flags.schedule_method,
+  app.add_option("--schedule-method", flags.schedule_method,
                  "a candidate of --schedule-file instead of the one it chose: uniform, boss, "
                  "sensitivity, ...")
       ->check(not_empty());
-  app.add_flag("--force", flags.force,
-                 "take a --schedule-file that was made for another network");
+  // One that a verb has already means both.
+  if (!app.get_option_no_throw("--force"))
+    app.add_flag("--force", flags.force,
+                   "take a --schedule-file that was made for another network");
 }
 
 namespace {
