@@ -17,6 +17,7 @@
 #include "flowmap/base/error.h"
 #include "flowmap/base/log.h"
 #include "flowmap/base/text.h"
+#include "flowmap/model_checksum.h"
 #include "samplers/boss/anchors.h"
 #include "samplers/boss/cost_file.h"
 
@@ -93,7 +94,7 @@ void declare_boss_search(CLI::App& app, BossSearchOptions& o) {
 std::map<std::string, std::string> settings_of(const BossSearchOptions& o,
                                                const BossNetwork& network,
                                                const std::string& grid) {
-  return {{"network", samplers::weights_checksum(*network.bare)},
+  return {{"network", model_checksum(*network.bare)},
           {"grid", grid},
           {"anchors", std::to_string(o.anchors)},
           {"teacher", o.teacher},

@@ -43,6 +43,7 @@ int fid_gen(std::span<const std::string> words) {
                "flowmap fid gen");
   add_fid_flags(app, o);  // its --force goes for --schedule-file too
   add_sampling_flags(app, sampling_flags);
+  add_class_flag(app, sampling_flags);
   app.add_option("--seeds", seeds, "seeds, one a sample: 0-49999 (default)")
       ->check(not_empty());
   app.add_option("--num", o.num, "seeds 0 to N-1 (default: 50000)")->check(not_empty());

@@ -70,12 +70,15 @@ void add_sampling_flags(CLI::App& app, SamplingFlags& flags) {
   add_schedule_flags(app, flags.schedule);
   add_solver_flags(app, flags.solver);
   add_guidance_flags(app, flags.guidance);
-  app.add_option("--class", flags.classes,
-                 "class of all samples (default: drawn from the seed)")
-      ->check(whole_number(0));
   app.add_option("--device", flags.device, "cpu, cuda, cuda:N (default: cuda where found)");
   app.add_option("--dtype", flags.dtype, "of the network: float32, bf16 or float64")
       ->capture_default_str();
+}
+
+void add_class_flag(CLI::App& app, SamplingFlags& flags) {
+  app.add_option("--class", flags.classes,
+                 "class of all samples (default: drawn from the seed)")
+      ->check(whole_number(0));
 }
 
 Sampling prepare_sampling(const CLI::App& app, const SamplingFlags& flags) {
@@ -96,8 +99,7 @@ Sampling prepare_sampling(const CLI::App& app, const SamplingFlags& flags) {
                                       request.precision);
   sampling.model = guided.model;
   request.guidance = guided.input_scale;
-  sampling.schedule =
-      read_schedule(app, flags.schedule, snapshot);
+  sampling.schedule = read_schedule(app, flags.schedule, snapshot);
   if (!flags.classes.empty()) sampling.one_class = parse_int(flags.classes, "--class");
   return sampling;
 }

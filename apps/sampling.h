@@ -24,8 +24,10 @@ struct SamplingFlags {
   GuidanceFlags guidance;
   std::string classes, device, dtype = "float32";
 };
-// --network, --key, ..., --steps, --solver, --guidance, ..., --class, --device, --dtype.
+// --network, --key, ..., --steps, --solver, --guidance, ..., --device, --dtype.
 void add_sampling_flags(CLI::App& app, SamplingFlags& flags);
+// --class: one of all samples.
+void add_class_flag(CLI::App& app, SamplingFlags& flags);
 
 struct Sampling {
   std::shared_ptr<Model> model;  // guided, where it is

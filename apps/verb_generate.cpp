@@ -11,7 +11,7 @@
 #include "apps/cli.h"
 #include "apps/run_options.h"
 #include "apps/sample_files.h"
-#include "apps/sampler_flags.h"
+#include "apps/sampling.h"
 #include "flowmap/base/error.h"
 #include "flowmap/base/log.h"
 #include "flowmap/formats/npy.h"
@@ -25,21 +25,14 @@ namespace flowmap::apps {
 namespace {
 
 struct GenerateOptions {
-  NetworkFlags network;
+  SamplingFlags sampling;
   std::string seeds = "0-63", classes, latents;
   SampleFiles files;
-  ScheduleFlags schedule;
-  SolverFlags solver;
-  GuidanceFlags guidance;
   int64_t batch = 64, interpolate = 0;
-  std::string device, dtype = "float32";
 };
 
 void declare_generate(CLI::App& app, GenerateOptions& o) {
-  add_network_flags(app, o.network, "--network");
-  add_adapter_flag(app, o.network);
-  app.add_flag("--channels-last", o.network.channels_last,
-               "images channels-last in memory: often faster with bf16 on a GPU");
+  add_sampling_flags(app, o.sampling);
   app.add_option("--seeds", o.seeds, "seeds, one an image: 1,2,5-10")
       ->capture_default_str();
   app.add_option("--outdir", o.files.outdir, "folder for SEED.png")->check(not_empty());
@@ -50,9 +43,6 @@ void declare_generate(CLI::App& app, GenerateOptions& o) {
   app.add_option("--batch", o.batch, "images at once")
       ->check(whole_number(1))
       ->capture_default_str();
-  add_schedule_flags(app, o.schedule);
-  add_solver_flags(app, o.solver);
-  add_guidance_flags(app, o.guidance);
   app.add_option("--interpolate", o.interpolate,
                  "walk from each seed to the next in this many images, along great circles "
                  "of the latents; the class is the nearer seed's")
@@ -73,8 +63,6 @@ void declare_generate(CLI::App& app, GenerateOptions& o) {
                  "npz or safetensors with 'latents' (unit normals [N,...]) instead of "
                  "--seeds")
       ->check(not_empty());
-  app.add_option("--device", o.device, "cpu, cuda, cuda:N (default: cuda where found)");
-  app.add_option("--dtype", o.dtype, "float32, bf16 or float64")->capture_default_str();
   app.add_flag("--overwrite", o.files.overwrite, "replace files that are there");
 }
 
@@ -161,39 +149,31 @@ int run_generate(std::span<const std::string> arguments) {
     throw UsageError("nothing to write; give --outdir, --grid, --npz or --raw");
   if (!o.latents.empty() && app.count("--seeds"))
     throw UsageError("--latents and --seeds exclude each other");
-  require_network(o.network);
-  o.network.force = o.schedule.force;
+  require_network(o.sampling.network);
   if (!o.files.grid.empty()) require_ending(o.files.grid, ".png", "--grid");
-  const Precision precision = parse_precision(o.dtype, "--dtype");
-  const at::Device device = parse_device(o.device);
 
-  samplers::GenerateRequest request;
+  at::Tensor latents, classes;
   std::vector<std::int64_t> numbers;
   if (o.latents.empty()) {
     numbers = parse_int_list(o.seeds, "--seeds");
   } else {
     require_file(o.latents, "--latents");
-    request.latents = read_latents(o.latents);
-    FM_CHECK(request.latents.dim() >= 2 && request.latents.size(0) > 0, o.latents,
-             ": expected latents [N, ...], got shape ", request.latents.sizes());
-    for (int64_t i = 0; i < request.latents.size(0); ++i) numbers.push_back(i);
+    latents = read_latents(o.latents);
+    FM_CHECK(latents.dim() >= 2 && latents.size(0) > 0, o.latents,
+             ": expected latents [N, ...], got shape ", latents.sizes());
+    for (int64_t i = 0; i < latents.size(0); ++i) numbers.push_back(i);
   }
   if (app.count("--class"))
-    request.classes = parse_classes(o.classes, static_cast<int64_t>(numbers.size()));
+    classes = parse_classes(o.classes, static_cast<int64_t>(numbers.size()));
 
-  const Snapshot snapshot = load_model(o.network, device, precision);
-  const ModelInfo info = snapshot.model->info();
-  const std::string solver =
-      o.solver.solver.empty() ? samplers::default_sampler(info, snapshot.default_sampler)
-                              : o.solver.solver;
-  const auto sampler = read_solver(app, o.solver, solver);
-  const Guided guided =
-      read_guidance(app, o.guidance, snapshot, device, precision);
-  request.guidance = guided.input_scale;
-  const samplers::Schedule schedule =
-      read_schedule(app, o.schedule, snapshot);
+  const Sampling sampling = prepare_sampling(app, o.sampling);
+  const ModelInfo info = sampling.model->info();
+  const samplers::Schedule& schedule = sampling.schedule;
+  samplers::GenerateRequest request = sampling.request;
+  request.latents = latents;
+  request.classes = classes;
   const int64_t evaluations =
-      samplers::network_evaluations(*sampler, *guided.model, schedule);
+      samplers::network_evaluations(*sampling.sampler, *sampling.model, schedule);
   const auto steps = static_cast<int64_t>(schedule.times.size()) - 1;
   if (o.interpolate > 0) interpolate(request, info, numbers, o.interpolate);
 
@@ -208,14 +188,13 @@ int run_generate(std::span<const std::string> arguments) {
   for (const int64_t row : rows) made.push_back(numbers[static_cast<std::size_t>(row)]);
   request.seeds.assign(made.begin(), made.end());
   request.batch = o.batch;
-  request.device = device;
-  request.precision = precision;
   const auto total = static_cast<int64_t>(made.size());
 
+  const std::filesystem::path network = o.sampling.network.network;
   SampleWriter writer(o.files, info.sample_shape, made,
-                      {{"network", std::filesystem::path(o.network.network).filename().string()},
+                      {{"network", network.filename().string()},
                        {"steps", std::to_string(steps)},
-                       {"solver", solver}});
+                       {"solver", sampling.solver}});
   install_interrupt_handler();
   LiveLine live;
   using Clock = std::chrono::steady_clock;
@@ -225,7 +204,7 @@ int run_generate(std::span<const std::string> arguments) {
   };
   int64_t done = 0;
   const bool complete = samplers::generate_batches(
-      *guided.model, *sampler, schedule, request,
+      *sampling.model, *sampling.sampler, schedule, request,
       [&](const samplers::GeneratedBatch& batch) {
         writer.add(batch);
         done = batch.first + batch.samples.size(0);
@@ -259,7 +238,7 @@ int run_generate(std::span<const std::string> arguments) {
                   static_cast<long long>(total),
                   info.sample_shape.size() == 3 ? "images" : "points", took,
                   static_cast<double>(total) / std::max(took, 1e-9), cost.c_str(),
-                  solver.c_str(), walk.c_str(), device.str().c_str()));
+                  sampling.solver.c_str(), walk.c_str(), request.device.str().c_str()));
   return 0;
 }
 

@@ -31,6 +31,7 @@ struct PairsOptions {
 
 void declare_pairs(CLI::App& app, PairsOptions& o) {
   add_sampling_flags(app, o.sampling);
+  add_class_flag(app, o.sampling);
   app.add_option("--num", o.num, "how many pairs: seeds 0 to NUM - 1")
       ->check(whole_number(1, int64_t{1} << 40));
   app.add_option("--seeds", o.seeds,

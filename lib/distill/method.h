@@ -35,11 +35,16 @@ const std::vector<MethodEntry>& method_registry();
 // Builds the method that config "method.type" names. Throws UsageError.
 std::shared_ptr<Task> make_method(const BuildContext& context);
 
-// With "lora" (nn/lora.h) the player trains an adapter of the "transfer" network.
 // The player "model" of the configuration: network + preconditioning for the data's
 // shape, weights from the seed, then from "transfer" if given. Logs how much of that file
 // was of use, and warns where its preconditioning is another; throws UsageError where it
-// fills fewer than half of the parameter tensors.
+// fills fewer than half of the parameter tensors. With "lora" (nn/lora.h) the player trains
+// an adapter of the "transfer" network.
 Player make_student(const BuildContext& context);
+
+// The frozen network that method.teacher names, for a student like this one. Throws
+// UsageError where it is missing or does not fit.
+Player read_frozen_teacher(const BuildContext& context, const std::string& method,
+                           const ModelInfo& student);
 
 }  // namespace flowmap::distill

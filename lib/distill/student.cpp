@@ -146,4 +146,30 @@ std::shared_ptr<Task> make_method(const BuildContext& context) {
   throw UsageError("method.type: unknown method '" + type + "'");
 }
 
+Player read_frozen_teacher(const BuildContext& context, const std::string& method,
+                           const ModelInfo& student) {
+  const Config options = context.config.child("method");
+  const std::string file = options.path("teacher", "");
+  const WeightOptions how = read_weight_options(context.config, "method.teacher_options");
+  FM_CHECK_USAGE(!file.empty(), "method ", method, " learns from a frozen network; give ",
+                 "method.teacher");
+  Snapshot snapshot;
+  load_with(how, [&](const LoadOptions& load) { snapshot = load_snapshot(file, load); });
+  const ModelInfo theirs = snapshot.model->info();
+  FM_CHECK_USAGE(theirs.sample_shape == student.sample_shape, options.where("teacher"),
+                 ": the teacher ", file, " was made for samples of another shape");
+  FM_CHECK_USAGE(theirs.label_dim == 0 || theirs.label_dim == student.label_dim,
+                 options.where("teacher"), ": the teacher ", file, " knows ",
+                 theirs.label_dim, " classes, the student ", student.label_dim,
+                 "; set data.labels = true with data of the teacher's classes");
+  FM_CHECK_USAGE(theirs.base_std == student.base_std, options.where("teacher"),
+                 ": the teacher's noise has standard deviation ", theirs.base_std,
+                 ", the student's ", student.base_std,
+                 "; set preconditioning.base_std to the teacher's");
+  FM_CHECK_USAGE(theirs.interpolant == student.interpolant, options.where("teacher"),
+                 ": the teacher follows another interpolant; set "
+                 "preconditioning.interpolant to the teacher's");
+  return {"teacher", snapshot.model, snapshot.spec_json, false};
+}
+
 }  // namespace flowmap::distill

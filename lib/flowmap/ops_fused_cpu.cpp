@@ -3,17 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-// The compiler's vector types: 64 bytes, lowered to what the processor has. Each entry
-// point is compiled for AVX-512, AVX2 and the baseline and picked at load time.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
-#define FM_CLONES \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FM_CLONES
-#endif
-#define FM_INLINE [[gnu::always_inline]] inline
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call: all is inlined
+#include "kernels/vectors.h"
 
 namespace flowmap::ops::detail {
 namespace {

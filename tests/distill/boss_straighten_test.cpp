@@ -13,6 +13,7 @@
 #include "distill/reflow/boss_straighten.h"
 #include "distill/reflow/losses.h"
 #include "flowmap/base/error.h"
+#include "flowmap/model_checksum.h"
 #include "flowmap/ops.h"
 #include "samplers/boss/schedule_file.h"
 #include "tests/distill/method_steps.h"
@@ -296,7 +297,7 @@ TEST_F(BossTask, WeightsAndHuber) {
 TEST_F(BossTask, ScheduleFiles) {
   const auto teacher = load_snapshot(teacher_).model;
   samplers::ScheduleFile file;
-  file.network = samplers::weights_checksum(*teacher);
+  file.network = model_checksum(*teacher);
   file.network_file = "teacher.safetensors";
   file.tool = "test";
   file.sample_shape = {2};

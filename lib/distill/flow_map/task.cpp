@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "distill/flow_map/residual.h"
+#include "distill/ladder.h"
 #include "distill/regression_losses.h"
 #include "distill/weight_options.h"
 #include "flowmap/base/error.h"
@@ -84,7 +85,6 @@ class FlowMapTask : public Task {
   TimePairSampler::Pair pair_times(const Rows& rows, const StepContext& step) const;
   Teacher teacher(const StepContext& step);
   double progress(const StepContext& step) const;
-  int64_t round_at(const StepContext& step) const;
 
   std::string name_;
   double eta_ = 0, off_diagonal_weight_ = 1, diagonal_gap_ = 0, duration_ = 1;
@@ -101,10 +101,7 @@ class FlowMapTask : public Task {
   std::unique_ptr<Residual> residual_;
   std::vector<Player> players_;
   Model* frozen_ = nullptr;
-  // The student as it was at the end of the last round (rounds_ > 0), what the next one
-  // learns from.
-  std::shared_ptr<Model> rung_;
-  int64_t rung_round_ = 0;
+  Ladder ladder_;  // of rounds_ > 0
   std::shared_ptr<Model> average_;  // in use: Teacher does not own
 };
 
@@ -126,6 +123,7 @@ FlowMapTask::FlowMapTask(const BuildContext& context, std::string name,
   // A frozen velocity has a map only by Euler steps, which are right for short jumps alone:
   // it serves on the diagonal, and for the rounds that double the jumps.
   rounds_ = options.integer("rounds", 0, 0, 60);
+  if (rounds_ > 0) ladder_ = Ladder(rounds_, read_duration(context.config.child("trainer")));
   FM_CHECK_USAGE(rounds_ == 0 || (frozen_ && residual_->uses_teacher_map()),
                  options.where("rounds"), ": method.rounds is for jumps that are built of ",
                  "a frozen teacher's (psd, shortcut, alpha_flow with method.teacher)");
@@ -204,23 +202,7 @@ void FlowMapTask::read_teacher(const BuildContext& context, const Config& option
   const std::vector<std::string> targets = {"data", "teacher"};
   regress_teacher_ =
       options.choice("diagonal_target", targets, "teacher") == "teacher";
-  Snapshot snapshot;
-  load_with(how, [&](const LoadOptions& load) { snapshot = load_snapshot(file, load); });
-  const ModelInfo theirs = snapshot.model->info(), ours = student().info();
-  FM_CHECK_USAGE(theirs.sample_shape == ours.sample_shape, options.where("teacher"),
-                 ": the teacher ", file, " was made for samples of another shape");
-  FM_CHECK_USAGE(theirs.label_dim == 0 || theirs.label_dim == ours.label_dim,
-                 options.where("teacher"), ": the teacher ", file, " knows ",
-                 theirs.label_dim, " classes, the student ", ours.label_dim,
-                 "; set data.labels = true with data of the teacher's classes");
-  FM_CHECK_USAGE(theirs.base_std == ours.base_std, options.where("teacher"),
-                 ": the teacher's noise has standard deviation ", theirs.base_std,
-                 ", the student's ", ours.base_std,
-                 "; set preconditioning.base_std to the teacher's");
-  FM_CHECK_USAGE(theirs.interpolant == ours.interpolant, options.where("teacher"),
-                 ": the teacher follows another interpolant; set "
-                 "preconditioning.interpolant to the teacher's");
-  players_.push_back({"teacher", snapshot.model, snapshot.spec_json, false});
+  players_.push_back(read_frozen_teacher(context, name_, student().info()));
   frozen_ = players_[1].model.get();
 }
 
@@ -261,36 +243,17 @@ void FlowMapTask::read_guidance(const Config& options) {
 }
 
 std::map<std::string, at::Tensor> FlowMapTask::state() const {
-  std::map<std::string, at::Tensor> state;
-  if (!rung_) return state;
-  state["round"] = at::tensor(rung_round_, at::kLong);
-  for (const auto& item : rung_->named_parameters())
-    state["rung." + item.key()] = item.value();
-  return state;
+  return ladder_.state();
 }
 
 void FlowMapTask::load_state(const std::map<std::string, at::Tensor>& state) {
-  const auto round = state.find("round");
-  if (round == state.end()) return;
-  const at::NoGradGuard no_grad;
-  rung_ = clone_frozen(student(), Config::from_text(players_[0].spec_json, "spec"));
-  rung_round_ = round->second.item<int64_t>();
-  for (auto& item : rung_->named_parameters()) {
-    const auto found = state.find("rung." + item.key());
-    FM_CHECK(found != state.end(), "the training state has no rung.", item.key());
-    item.value().copy_(found->second);
-  }
+  ladder_.load_state(players_[0], state);
 }
 
 double FlowMapTask::progress(const StepContext& step) const {
   return duration_ > 0 ? std::min(1.0, static_cast<double>(step.clock.images_seen) /
                                            duration_)
                        : 0;
-}
-
-int64_t FlowMapTask::round_at(const StepContext& step) const {
-  return std::min(rounds_ - 1, static_cast<int64_t>(progress(step) *
-                                                    static_cast<double>(rounds_)));
 }
 
 // In round 0 two Euler steps of the frozen velocity are the target, in round k two jumps of
@@ -302,13 +265,8 @@ Teacher FlowMapTask::teacher(const StepContext& step) {
   }
   if (target_ == Target::current) return student();
   if (rounds_ == 0) return *frozen_;
-  const int64_t round = round_at(step);
-  if (round > rung_round_) {
-    rung_ = clone_frozen(*step.ema("model", 0),
-                         Config::from_text(players_[0].spec_json, "spec"));
-    rung_round_ = round;
-  }
-  return rung_ ? *rung_ : *frozen_;
+  Model* rung = ladder_.rung(players_[0], step);
+  return rung ? *rung : *frozen_;
 }
 
 FlowMapTask::Rows FlowMapTask::rows_of(const Batch& batch, const StepContext& step,
@@ -373,7 +331,8 @@ TimePairSampler::Pair FlowMapTask::pair_times(const Rows& rows,
     limit = static_cast<double>(step.clock.images_seen - diagonal_only_) /
             static_cast<double>(anneal_);
   if (rounds_ > 0)
-    limit = std::min(limit, std::exp2(static_cast<double>(round_at(step) + 1 - rounds_)));
+    limit = std::min(limit, std::exp2(static_cast<double>(ladder_.round(step.clock) + 1 -
+                                                          rounds_)));
   TimePairSampler::Pair pair = pair_times_.sample(rows.draw, "pair", limit);
   return {pair.s.to(rows.x1.device()), pair.t.to(rows.x1.device())};
 }

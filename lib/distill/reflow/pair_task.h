@@ -55,10 +55,6 @@ class PairTask : public Task {
   std::vector<Player> players_;
 };
 
-// The frozen network that method.teacher names, for a student like this one. Throws
-// UsageError where it is missing or does not fit.
-Player read_frozen_teacher(const BuildContext& context, const std::string& method,
-                           const ModelInfo& student);
 // Throws UsageError unless the model is a velocity of one time on the linear interpolant.
 void require_linear_velocity(const ModelInfo& info, const std::string& method);
 

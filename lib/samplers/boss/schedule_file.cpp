@@ -60,8 +60,6 @@ const ScheduleBudget& ScheduleFile::budget(int64_t nfe, const std::string& where
                           join(known, ", ").c_str()));
 }
 
-std::string weights_checksum(const Model& model) { return model_checksum(model); }
-
 void write_schedule_file(const std::filesystem::path& path, const ScheduleFile& file) {
   nlohmann::ordered_json j;
   j["format"] = kScheduleFormat;
@@ -163,7 +161,7 @@ Schedule schedule_from_file(const ScheduleFile& file, const std::string& name,
                    ": made for samples of shape ", at::IntArrayRef(file.sample_shape),
                    ", not ", at::IntArrayRef(info.sample_shape),
                    "; --force takes it all the same");
-    const std::string checksum = weights_checksum(model);
+    const std::string checksum = model_checksum(model);
     FM_CHECK_USAGE(file.network == checksum, name, ": made for another network (",
                    file.network_file, ", checksum ", file.network.substr(0, 12),
                    "...; this one has ", checksum.substr(0, 12),

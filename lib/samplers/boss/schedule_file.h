@@ -46,10 +46,6 @@ struct ScheduleFile {
   const ScheduleBudget& budget(int64_t nfe, const std::string& where) const;
 };
 
-// SHA-256 of a model's parameters and buffers, by names, shapes and float32 values: the
-// same for every file that holds these weights, whatever else stands in it.
-std::string weights_checksum(const Model& model);
-
 // Atomic.
 void write_schedule_file(const std::filesystem::path& path, const ScheduleFile& file);
 // Throws UsageError or DataError naming the file and the key that is missing or wrong, and
