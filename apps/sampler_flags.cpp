@@ -129,18 +129,6 @@ samplers::Schedule schedule_of_file(const CLI::App& app, const ScheduleFlags& fl
   return schedule;
 }
 
-// What the snapshot says of its method.
-Config method_of(const Snapshot& snapshot) {
-  const auto method = snapshot.metadata.find("method");
-  if (method == snapshot.metadata.end() || method->second.empty()) return Config();
-  return Config::from_text(method->second, "method of the network");
-}
-
-// Knots that the snapshot's method was trained for, {} where it names none.
-std::vector<double> knots_of_method(const Snapshot& snapshot) {
-  return method_of(snapshot).numbers("default_times", std::vector<double>{});
-}
-
 }  // namespace
 
 samplers::Schedule read_schedule(const CLI::App& app, const ScheduleFlags& flags,
@@ -170,8 +158,8 @@ samplers::Schedule read_schedule(const CLI::App& app, const ScheduleFlags& flags
 
 samplers::Schedule read_schedule(const CLI::App& app, const ScheduleFlags& flags,
                                  const Snapshot& snapshot) {
-  return read_schedule(app, flags, *snapshot.model, snapshot.default_steps,
-                       knots_of_method(snapshot));
+  return read_schedule(app, flags, *snapshot.model, snapshot.defaults.steps,
+                       snapshot.defaults.times);
 }
 
 void add_solver_flags(CLI::App& app, SolverFlags& flags) {
@@ -240,7 +228,7 @@ Guided read_guidance(const CLI::App& app, const GuidanceFlags& flags,
                      const Precision& precision) {
   const bool takes_scale = snapshot.model->info().guidance_input;
   return read_guidance(app, flags, snapshot.model, device, precision,
-                       takes_scale ? method_of(snapshot).number("default_guidance", 1) : 1);
+                       takes_scale ? snapshot.defaults.guidance : 1);
 }
 
 }  // namespace flowmap::apps

@@ -92,7 +92,7 @@ Sampling prepare_sampling(const CLI::App& app, const SamplingFlags& flags) {
   const Snapshot snapshot = load_model(network, request.device, request.precision);
   sampling.solver = flags.solver.solver.empty()
                         ? samplers::default_sampler(snapshot.model->info(),
-                                                    snapshot.default_sampler)
+                                                    snapshot.defaults.sampler)
                         : flags.solver.solver;
   sampling.sampler = read_solver(app, flags.solver, sampling.solver);
   const Guided guided = read_guidance(app, flags.guidance, snapshot, request.device,

@@ -1,5 +1,6 @@
 #include "apps/train_metrics.h"
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <map>
@@ -15,6 +16,7 @@
 #include "flowmap/base/sha256.h"
 #include "flowmap/base/text.h"
 #include "flowmap/train/run_folder.h"
+#include "flowmap/train/snapshot.h"
 
 namespace flowmap::apps {
 namespace {
@@ -125,13 +127,13 @@ std::shared_ptr<TrainMetrics> TrainMetrics::from_config(const Config& config,
   if (names.empty()) return nullptr;
   const std::string where = config.where("metrics") + ": metrics";
   TrainMetricsOptions options = read_metrics_options(config);
-  const json method = json::parse(method_info);
-  if (options.sampler.empty()) options.sampler = method.value("default_sampler", "");
+  const MethodDefaults defaults = method_defaults(method_info, "method");
+  if (options.sampler.empty()) options.sampler = defaults.sampler;
   FM_CHECK_USAGE(!options.sampler.empty(), where, ": this method trains no generator, so "
                  "there are no samples to score");
   if (options.steps == 0) {
-    options.times = method.value("default_times", std::vector<double>{});
-    options.steps = method.value("default_steps", int64_t{1});
+    options.times = defaults.times;
+    options.steps = std::max<int64_t>(defaults.steps, 1);
   }
   options.detector.device = trainer.device;
 

@@ -16,6 +16,7 @@
 #include "flowmap/base/text.h"
 #include "flowmap/data/augment.h"
 #include "flowmap/train/run_folder.h"
+#include "flowmap/train/snapshot.h"
 #include "samplers/sampler.h"
 
 namespace flowmap::apps {
@@ -166,12 +167,12 @@ void write_reals(const TrainSetup& setup, const std::filesystem::path& png) {
 }
 
 TrainerHooks training_hooks(const TrainSetup& setup) {
-  const auto info = nlohmann::json::parse(setup.task->snapshot_info());
-  const std::string name = info.value("default_sampler", "");
+  const MethodDefaults defaults = method_defaults(setup.task->snapshot_info(), "method");
+  const std::string name = defaults.sampler;
   if (name.empty()) return {};  // not a generator
   samplers::SampleOptions grid;
-  grid.t_steps = info.value("default_times", std::vector<double>{});
-  if (grid.t_steps.empty()) grid.steps = info.value("default_steps", int64_t{1});
+  grid.t_steps = defaults.times;
+  if (grid.t_steps.empty()) grid.steps = std::max<int64_t>(defaults.steps, 1);
   const DatasetInfo data = setup.dataset->info();
   const auto sampler = samplers::make_sampler(name, Config());
   TrainerHooks hooks;

@@ -184,8 +184,8 @@ TEST_F(LoraFile, GivesTheMergedNetworkBack) {
   const auto names = merge_adapter(path_, snapshot, false);
   EXPECT_EQ(2 * names.size(), lora_->factors().size());
   EXPECT_TRUE(same_weights(*snapshot.model, *model_));
-  EXPECT_EQ(snapshot.default_sampler, "heun");
-  EXPECT_EQ(snapshot.default_steps, 4);
+  EXPECT_EQ(snapshot.defaults.sampler, "heun");
+  EXPECT_EQ(snapshot.defaults.steps, 4);
   EXPECT_EQ(snapshot.metadata.at("images_seen"), "7");
   EXPECT_LT(std::filesystem::file_size(path_),
             std::filesystem::file_size(folder_ / "base.safetensors") / 2);

@@ -60,8 +60,8 @@ TEST_F(SnapshotFiles, ComesBackWhole) {
                 {{"images_seen", "77"},
                  {"method", R"({"default_sampler": "flow_map", "default_steps": 4})"}});
   const Snapshot snapshot = load_snapshot(path("a.st"));
-  EXPECT_EQ(snapshot.default_sampler, "flow_map");
-  EXPECT_EQ(snapshot.default_steps, 4);
+  EXPECT_EQ(snapshot.defaults.sampler, "flow_map");
+  EXPECT_EQ(snapshot.defaults.steps, 4);
   EXPECT_EQ(snapshot.metadata.at("images_seen"), "77");
   EXPECT_EQ(snapshot.metadata.at("format"), "pt");
   EXPECT_EQ(snapshot.spec_json, kSpec);
@@ -79,8 +79,8 @@ TEST_F(SnapshotFiles, ComesBackWhole) {
 
 TEST_F(SnapshotFiles, DefaultsMayBeAbsent) {
   save_snapshot(path("a.st"), *model_of(kSpec), kSpec, {});
-  EXPECT_EQ(load_snapshot(path("a.st")).default_sampler, "");
-  EXPECT_EQ(load_snapshot(path("a.st")).default_steps, 0);
+  EXPECT_EQ(load_snapshot(path("a.st")).defaults.sampler, "");
+  EXPECT_EQ(load_snapshot(path("a.st")).defaults.steps, 0);
 }
 
 TEST_F(SnapshotFiles, OtherArchitecturesAreListed) {
@@ -127,6 +127,20 @@ TEST_F(SnapshotFiles, PartialLoadCopiesWhatFits) {
   EXPECT_THROW(load_weights(path("a.st"), *wider, false), DataError);
   EXPECT_TRUE(wider->parameters()[0].equal(before));
   EXPECT_EQ(load_weights(path("a.st"), *wider, true), 0);  // no layer has its shape
+}
+
+TEST(MethodDefaults, ReadsWhatIsStatedAndRefusesWhatIsNoNumber) {
+  EXPECT_EQ(method_defaults("", "f").guidance, 1);
+  const MethodDefaults read = method_defaults(
+      R"({"method": "x", "default_sampler": "euler", "default_steps": 2,
+          "default_times": [0, 0.25, 1], "default_guidance": 1.5})", "f");
+  EXPECT_EQ(read.sampler, "euler");
+  EXPECT_EQ(read.steps, 2);
+  EXPECT_EQ(read.times, (std::vector<double>{0, 0.25, 1}));
+  EXPECT_EQ(read.guidance, 1.5);
+  for (const char* bad : {"[]", R"({"default_times": 3})", R"({"default_times": ["a"]})",
+                          R"({"default_guidance": "1"})"})
+    EXPECT_THROW(method_defaults(bad, "f"), DataError) << bad;
 }
 
 }  // namespace

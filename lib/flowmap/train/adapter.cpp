@@ -89,9 +89,7 @@ std::vector<std::string> merge_adapter(const std::filesystem::path& path,
     if (metadata.contains(key)) snapshot.metadata[key] = metadata[key];
   snapshot.metadata.erase("scores");  // the base's
   if (!metadata.contains("method")) return merged;
-  const Config method = Config::from_text(metadata["method"], path.string() + ":method");
-  snapshot.default_sampler = method.string("default_sampler", "");
-  snapshot.default_steps = method.integer("default_steps", 0, 0);
+  snapshot.defaults = method_defaults(metadata["method"], path.string());
   return merged;
 }
 

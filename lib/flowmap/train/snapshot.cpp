@@ -102,22 +102,38 @@ LoadReport copy_fitting(const std::string& path, const TensorMap& tensors, Model
   return report;
 }
 
-void read_method_defaults(const std::string& path, Snapshot& snapshot) {
-  const auto found = snapshot.metadata.find("method");
-  if (found == snapshot.metadata.end() || found->second.empty()) return;
-  const auto root = nlohmann::json::parse(found->second, nullptr, false);
+}  // namespace
+
+MethodDefaults method_defaults(const std::string& info, const std::string& where) {
+  MethodDefaults defaults;
+  if (info.empty()) return defaults;
+  const auto root = nlohmann::json::parse(info, nullptr, false);
   if (!root.is_object())
-    throw DataError(path, {}, "metadata 'method': a JSON object",
-                    "'" + found->second.substr(0, 60) + "'");
+    throw DataError(where, {}, "metadata 'method': a JSON object",
+                    "'" + info.substr(0, 60) + "'");
   if (const auto name = root.find("default_sampler");
       name != root.end() && name->is_string())
-    snapshot.default_sampler = name->get<std::string>();
+    defaults.sampler = name->get<std::string>();
   if (const auto steps = root.find("default_steps");
       steps != root.end() && steps->is_number_integer())
-    snapshot.default_steps = steps->get<int64_t>();
+    defaults.steps = steps->get<int64_t>();
+  const auto number = [&](const char* key, const nlohmann::json& value) {
+    if (!value.is_number())
+      throw DataError(where, {}, std::string("metadata 'method': numbers in ") + key,
+                      value.dump(-1, ' ', true).substr(0, 60));
+    return value.get<double>();
+  };
+  if (const auto times = root.find("default_times"); times != root.end()) {
+    if (!times->is_array())
+      throw DataError(where, {}, "metadata 'method': a list in default_times",
+                      times->type_name());
+    for (const auto& time : *times)
+      defaults.times.push_back(number("default_times", time));
+  }
+  if (const auto scale = root.find("default_guidance"); scale != root.end())
+    defaults.guidance = number("default_guidance", *scale);
+  return defaults;
 }
-
-}  // namespace
 
 std::map<std::string, std::string> snapshot_metadata(
     const std::string& spec_json, std::map<std::string, std::string> metadata) {
@@ -180,7 +196,9 @@ Snapshot load_snapshot(const std::filesystem::path& path, const LoadOptions& opt
   snapshot.layout = imported.layout;
   snapshot.assumed = imported.assumed;
   snapshot.model = model_of_weights(imported.spec_json, imported.tensors, path);
-  read_method_defaults(path.string(), snapshot);
+  if (const auto method = snapshot.metadata.find("method");
+      method != snapshot.metadata.end())
+    snapshot.defaults = method_defaults(method->second, path.string());
   return snapshot;
 }
 

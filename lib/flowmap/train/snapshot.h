@@ -7,11 +7,23 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "flowmap/model.h"
 #include "flowmap/weights/layout.h"
 
 namespace flowmap {
+
+// How a method says that its network is sampled (Task::snapshot_info).
+struct MethodDefaults {
+  std::string sampler;        // "" if not stated
+  int64_t steps = 0;          // 0 if not stated
+  std::vector<double> times;  // knots in place of as many equal steps; {} if not stated
+  double guidance = 1;        // the scale, of models that take it as an input
+};
+// Of the JSON text of a method's snapshot_info; "" gives none. `where` names it in errors.
+// Throws DataError where it is no object, or times and guidance are no numbers.
+MethodDefaults method_defaults(const std::string& info, const std::string& where);
 
 // Metadata keys (all text): "format" = "pt"; "flowmap" = format version "1";
 // "spec" = make_model's JSON, resolved; "method" = the method's snapshot_info JSON;
@@ -22,9 +34,7 @@ struct Snapshot {
   std::shared_ptr<Model> model;  // evaluation mode, no gradients
   std::string spec_json;
   std::map<std::string, std::string> metadata;
-  // Out of metadata "method": default_sampler, default_steps ("" / 0 if not stated).
-  std::string default_sampler;
-  int64_t default_steps = 0;
+  MethodDefaults defaults;  // out of metadata "method"
   std::vector<std::string> assumed;  // what the file did not say (ImportedWeights)
   std::string layout;  // whose names the file had: "flowmap", "edm", ... (weights/layout.h)
 };

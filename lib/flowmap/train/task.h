@@ -105,7 +105,7 @@ class Task {
   virtual std::map<std::string, at::Tensor> state() const { return {}; }
   virtual void load_state(const std::map<std::string, at::Tensor>&) {}
   // JSON object text for the snapshot: {"method": ..., "default_sampler": ...,
-  // "default_steps": ...}; "default_times": knots in place of as many equal steps.
+  // "default_steps": ...}; and what else MethodDefaults (snapshot.h) has.
   virtual std::string snapshot_info() const = 0;
 };
 
